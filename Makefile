@@ -1,0 +1,102 @@
+# Needs Python 3.11 or newer, git and make; works with GNU make from 3.81 on, on Linux and macOS.
+#
+#   make PYTHON=python3.12      another Python
+#   make test CONSTRAINTS=      the newest versions that pyproject.toml allows, not the pinned ones
+#
+# Each step leaves a file behind, and is repeated when one of its sources is newer than that file.
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+WORKERS ?= auto
+
+BIN := .venv/bin
+STAMPS := _build/stamps
+INSTALLED := .venv/installed
+EXERCISES := $(STAMPS)/exercises
+BOOK := $(STAMPS)/book
+SCORES := _build/scores.txt
+
+PACKAGE := $(shell find flowcourse -name '*.py')
+RELEASE := $(wildcard flowcourse/*.py flowcourse/checks/*.py flowcourse/grading/*.py)
+PROBLEMS := $(wildcard solutions/*/*.md)
+PAGES := $(shell find book -type f -not -path '*/.*')
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.PHONY: all book clean doctor exercises grade help lab links lint pins results status test
+
+all: $(BOOK) $(SCORES) ## install, build the book, generate the exercises, grade a sample class
+	@echo
+	@cat $(SCORES)
+	@echo
+	@echo "The book:          open _build/html/index.html"
+	@echo "The problem sets:  make lab, then open exercises/nice/nice.ipynb"
+	@echo "The class above:   make lab, then Nbgrader > Formgrader"
+	@echo "Before a change:   make test"
+	@echo "Everything else:   make help"
+
+test: lint $(BOOK) $(EXERCISES) ## run every check: lint, types, unit and property tests, doctests, notebooks, drift
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests flowcourse scripts solutions \
+	    --doctest-modules --nbval-lax --nbval-current-env -n $(WORKERS) --dist loadfile
+
+book: $(BOOK) ## build the book to _build/html
+	@echo "Open _build/html/index.html"
+
+exercises: $(EXERCISES) ## generate exercises/ from solutions/
+
+grade: $(SCORES) ## grade a generated sample class with nbgrader and print its scores
+	@cat $(SCORES)
+
+lab: $(EXERCISES) ## open JupyterLab with nbgrader's extensions
+	$(BIN)/jupyter lab
+
+results: $(INSTALLED) ## measure again every number of book/results (minutes to hours)
+	$(BIN)/python -m flowcourse results
+	$(BIN)/python -m benchmarks.baselines
+
+lint: $(INSTALLED) ## check style, types and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+links: $(INSTALLED) ## check the links of the book (needs the network)
+	$(BIN)/jupyter-book build . --builder linkcheck --path-output _build/linkcheck
+
+doctor: $(INSTALLED) ## say what is installed, which device is used and what is missing
+	$(BIN)/flowcourse doctor
+
+pins: $(INSTALLED) ## write constraints.txt and environment.yml from what is installed
+	$(BIN)/python -m scripts.pins
+
+status: $(INSTALLED) ## write the README's status table from the catalog
+	$(BIN)/python -m flowcourse.status
+
+clean: ## remove what was built, but neither .venv nor your runs
+	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# What the targets above stand on.
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("flowcourse needs Python 3.11 or newer and $(PYTHON) is " + v + ": run make PYTHON=/path/to/a/newer/python.")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: several minutes the first time."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    $(if $(CONSTRAINTS),-c $(CONSTRAINTS),--upgrade --upgrade-strategy eager) -e '.[all]'
+	@touch $@
+
+$(EXERCISES): $(INSTALLED) $(RELEASE) $(PROBLEMS)
+	$(BIN)/python -m flowcourse.grading.release
+	@mkdir -p $(@D) && touch $@
+
+$(BOOK): $(EXERCISES) $(PACKAGE) $(PAGES) _config.yml _toc.yml
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@mkdir -p $(@D) && touch $@
+
+$(SCORES): $(EXERCISES) $(PACKAGE) nbgrader_config.py
+	@echo "Grading a sample class with nbgrader: a few minutes."
+	@mkdir -p $(@D)
+	$(BIN)/python -m flowcourse.grading.sample_class > $@

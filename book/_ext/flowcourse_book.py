@@ -1,0 +1,53 @@
+"""What the book needs from Sphinx beyond its configuration file.
+
+1. **Fresh outputs.** Executed notebooks are cached by the text of their cells, which does not
+   change when the library they call changes. The cache's folder is therefore named after the
+   state of everything a page can read: the package, the measured results, the reported figures.
+   A change there runs every page again; no change runs none.
+2. **Honest launch buttons.** Colab opens only `.ipynb` files from the repository, so the button
+   is taken off the pages kept as Markdown; Binder opens those through jupytext as notebooks.
+"""
+
+import hashlib
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+READ_BY_PAGES = ("flowcourse/**/*.py", "book/results/*.json", "book/reported.json")
+
+
+def state_of_sources() -> str:
+    """Return a short digest of every file that an executed page may read."""
+    digest = hashlib.sha256()
+    for pattern in READ_BY_PAGES:
+        for path in sorted(ROOT.glob(pattern)):
+            digest.update(path.relative_to(ROOT).as_posix().encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def name_cache_after_sources(app: Sphinx, config: Config) -> None:
+    """Point the execution cache at this state; being an `env` value, a change rereads pages."""
+    cache = Path(app.outdir).parent / ".jupyter_cache" / state_of_sources()
+    config.nb_execution_cache_path = str(cache)  # type: ignore[attr-defined]
+
+
+def fix_launch_buttons(app, pagename, templatename, context, doctree) -> None:
+    """Keep only launch buttons that work for this page's file format."""
+    if not app.env.doc2path(pagename).endswith(".md"):
+        return
+    for group in context.get("header_buttons", []):
+        if group.get("label") != "launch-buttons":
+            continue
+        group["buttons"] = [b for b in group["buttons"] if b["text"] != "Colab"]
+        for button in group["buttons"]:
+            button["url"] += "?factory=Jupytext%20Notebook"
+
+
+def setup(app: Sphinx) -> dict:
+    """Connect both parts; the theme adds its buttons at priority 501, so ours runs later."""
+    app.connect("config-inited", name_cache_after_sources)
+    app.connect("html-page-context", fix_launch_buttons, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,15 @@
+r"""The course's data: one function, `load`, and one result, `Dataset`.
+
+- Offline, always there: scikit-learn's 8x8 `digits`, `photo_patches` cut from scikit-learn's two
+  sample photos, and 2-D toys whose true density and entropy are known.
+- On request: `mnist`, `fashion_mnist` and `cifar10`, from OpenML (`download=True`, kept under
+  `$FLOWCOURSE_DATA` or `~/.cache/flowcourse`), and the first two from a folder of IDX files.
+
+Nothing here touches the network unless `download=True` is passed.
+"""
+
+from flowcourse.data.dataset import DataError, Dataset
+from flowcourse.data.names import NAMES, OFFLINE, ONLINE
+from flowcourse.data.registry import available, load
+
+__all__ = ["NAMES", "OFFLINE", "ONLINE", "DataError", "Dataset", "available", "load"]

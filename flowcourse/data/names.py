@@ -1,0 +1,8 @@
+"""The names that `load` knows, in the order in which the course meets them."""
+
+__all__ = ["NAMES", "OFFLINE", "ONLINE"]
+
+TOYS = ("moons", "circles", "pinwheel", "checkerboard", "eight_gaussians")
+OFFLINE = ("digits", "photo_patches", *TOYS)
+ONLINE = ("mnist", "fashion_mnist", "cifar10")
+NAMES = (*OFFLINE, *ONLINE)

@@ -1,0 +1,88 @@
+"""Samples of a run, as numbers and as a picture beside the data that it learned from."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flowcourse.training.randomness import SAMPLE, derive
+
+if TYPE_CHECKING:
+    from flowcourse.data import Dataset
+
+__all__ = ["save_samples"]
+
+
+def save_samples(
+    model: nn.Module,
+    data: "Dataset",
+    folder: str | Path,
+    n: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> list[Path]:
+    """Write `samples.npy`, and `samples.png` where the data are images or points of the plane.
+
+    Args:
+        model: in evaluation mode, with `sample(n, temperature=...)`.
+        data: shown beside the samples; its test part.
+        folder: where the files go.
+        n: number of samples.
+        temperature: scales the latent before it is mapped to data.
+        seed: of the samples; the caller's random state is put back.
+
+    Returns:
+        The files that were written.
+    """
+    folder = Path(folder)
+    parameter = next(model.parameters(), torch.empty(0))
+    with torch.random.fork_rng(devices=[parameter.device] if parameter.is_cuda else []):
+        torch.manual_seed(derive(SAMPLE, seed))
+        samples = model.sample(n, temperature=temperature).cpu()  # type: ignore[operator]
+    np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
+    written = [folder / "samples.npy"]
+    if len(data.event_shape) == 3 or data.event_shape == (2,):
+        draw = _draw_points if data.event_shape == (2,) else _draw_images
+        draw(model, data, samples, temperature, folder / "samples.png")
+        written.append(folder / "samples.png")
+    return written
+
+
+def _draw_images(
+    model: nn.Module, data: "Dataset", samples: Tensor, temperature: float, path: Path
+) -> None:
+    from matplotlib.figure import Figure
+
+    from flowcourse.plot import show_images
+
+    figure = Figure(figsize=(9, 4.8), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    show_images(data.test[: len(samples)], left, levels=data.levels)
+    show_images(samples, right, levels=data.levels)
+    left.set_title(f"{data.name}: test data")
+    right.set_title(f"samples, temperature {temperature:g}")
+    figure.savefig(path)
+
+
+def _draw_points(
+    model: nn.Module, data: "Dataset", samples: Tensor, temperature: float, path: Path
+) -> None:
+    from matplotlib.figure import Figure
+
+    from flowcourse.plot import plot_density, plot_samples
+
+    real = data.test[: len(samples)]
+    low, high = data.test.amin(0), data.test.amax(0)
+    margin = 0.1 * (high - low)
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    figure = Figure(figsize=(11, 4), dpi=150, layout="constrained")
+    axes = figure.subplots(1, 3)
+    plot_samples(real, axes[0])
+    plot_samples(samples, axes[1])
+    plot_density(model, axes[2], bounds=(left, right, bottom, top))
+    titles = (f"{data.name}: test data", f"samples, temperature {temperature:g}", "density")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set(title=title, xlim=(left, right), ylim=(bottom, top))
+    figure.savefig(path)

@@ -1,0 +1,101 @@
+"""The front door: names, options, messages, and what a `Dataset` refuses."""
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+
+from flowcourse.data import NAMES, OFFLINE, ONLINE, DataError, Dataset, available, load
+from flowcourse.data.registry import LOADERS
+
+
+def test_every_name_has_a_loader():
+    assert tuple(LOADERS) == NAMES == OFFLINE + ONLINE
+
+
+def test_a_bare_machine_has_the_offline_sets():
+    assert available() == OFFLINE
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+class TestOffline:
+    def test_same_name_same_tensors(self, name):
+        one, two = load(name), load(name)
+        assert torch.equal(one.train, two.train)
+        assert torch.equal(one.test, two.test)
+
+    def test_no_example_is_in_train_and_in_test(self, name):
+        data = load(name)
+        train = {row.tobytes() for row in data.train.numpy()}
+        assert not [row for row in data.test.numpy() if row.tobytes() in train]
+
+    def test_says_under_which_terms_it_comes(self, name):
+        data = load(name)
+        assert data.name == name and data.license and data.attribution
+
+    def test_can_be_sent_to_another_process(self, name):
+        data = load(name)
+        sent = pickle.loads(pickle.dumps(data))
+        assert torch.equal(sent.test, data.test)
+        if data.log_density is not None:
+            assert torch.equal(sent.log_density(data.test[:9]), data.log_density(data.test[:9]))
+
+
+def test_unknown_name_lists_the_names():
+    with pytest.raises(ValueError, match="'imagenet'") as error:
+        load("imagenet")
+    assert all(name in str(error.value) for name in NAMES)
+
+
+def test_unknown_option_lists_the_options():
+    with pytest.raises(TypeError, match="no option colour.*n, n_test, seed, noise"):
+        load("moons", colour="red")
+    with pytest.raises(TypeError, match="its options are: none"):
+        load("digits", seed=3)
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_nothing_is_fetched_unasked_and_the_message_shows_the_ways(name):
+    with pytest.raises(DataError, match="download=True") as error:
+        load(name)
+    assert all(offline in str(error.value) for offline in OFFLINE)
+    assert ("folder=" in str(error.value)) == (name != "cifar10")
+
+
+def test_digits_are_scikit_learns_in_their_order():
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    data = load("digits")
+    assert data.train.shape == (1500, 1, 8, 8) and data.test.shape == (297, 1, 8, 8)
+    assert data.levels == 17 and data.train.max() == 16 and data.train.dtype == torch.uint8
+    together = torch.cat([data.train, data.test]).flatten(1).double()
+    assert torch.equal(together, torch.from_numpy(pixels))
+    assert torch.equal(torch.cat([data.train_labels, data.test_labels]), torch.from_numpy(labels))
+
+
+PIXELS = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+GOOD = Dataset("toy", PIXELS, PIXELS[:1], levels=2, event_shape=(1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"event_shape": (2, 2)}, "shape"),
+        ({"test": PIXELS[:0]}, "n > 0"),
+        ({"test": PIXELS + 2}, "0..1"),
+        ({"test": PIXELS.long() - 1}, "-1"),
+        ({"train": PIXELS.float()}, "integers"),
+        ({"levels": None}, "continuous"),
+        ({"test_labels": torch.zeros(2)}, "one label"),
+    ],
+)
+def test_a_dataset_refuses_what_contradicts_itself(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(GOOD, **change)
+
+
+def test_a_dataset_of_bytes_may_use_all_256_levels():
+    full = torch.arange(256, dtype=torch.uint8).reshape(256, 1)
+    assert Dataset("bytes", full, full, levels=256, event_shape=(1,)).levels == 256
