@@ -57,12 +57,11 @@ c.GenerateAssignment.preprocessors = [
     nbgrader.CheckCellMetadata,
 ]
 
-# nbgrader's own steps with ours in the place of its ClearSolutions, of its DeduplicateIds and
-# OverwriteCells, and of its Execute; `flowcourse/grading/preprocessors.py` says why.
+# nbgrader's own steps, with ours in the place of its ClearSolutions; of its ClearOutput,
+# DeduplicateIds and OverwriteCells; of its Execute. `flowcourse/grading/preprocessors.py` says why.
 c.Autograde.sanitize_preprocessors = [
-    nbgrader.ClearOutput,
-    nbgrader.OverwriteKernelspec,
     ours.RestoreCells,
+    nbgrader.OverwriteKernelspec,
     nbgrader.CheckCellMetadata,
 ]
 c.Autograde.autograde_preprocessors = [
@@ -86,3 +85,7 @@ c.Execute.error_on_timeout = {
 }
 # No tag skips a cell (tags are stripped anyway): a skipped test would count as passed.
 c.Execute.skip_cells_with_tag = "flowcourse-never-skip"
+# No history file (parallel kernels would wait for each other), and messages between nbgrader and
+# the kernel encrypted where the kernel can.
+c.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:"]
+c.KernelManager.transport_encryption = "auto"

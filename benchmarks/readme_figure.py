@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from flowcourse import Flow, data
+from flowcourse import Compose, Flow, data
 from flowcourse.coupling import realnvp
 from flowcourse.plot import plot_density, use_style
 
@@ -24,6 +24,7 @@ def fit(steps: int = 2000, batch: int = 512) -> Flow:
     """Train a small RealNVP on two moons by maximum likelihood."""
     moons = data.load("moons", n=20_000).train
     flow = realnvp.build((2,), None, couplings=COUPLINGS, hidden=64, blocks=2, batch_norm=False)
+    assert isinstance(flow, Flow)  # and no bound: the points are continuous
     optimizer = torch.optim.AdamW(flow.parameters(), lr=2e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -41,7 +42,8 @@ def fit(steps: int = 2000, batch: int = 512) -> Flow:
 def stages(flow: Flow, n: int) -> list[Tensor]:
     """Samples of the base, and where they are after each layer on the way to the data."""
     points = [flow.base.rsample((n,))]
-    for layer in reversed(list(flow.bijector.bijectors)):
+    assert isinstance(flow.bijector, Compose)
+    for layer in reversed(flow.bijector):
         points.append(layer.inverse(points[-1])[0])
     return points
 

@@ -1,10 +1,12 @@
 """flowcourse: a course on normalizing flows and exact-likelihood models, with tested code."""
 
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flowcourse.bijector import Bijector, Compose, Inverse
-from flowcourse.flow import Flow, StandardLogistic, StandardNormal
+if TYPE_CHECKING:
+    from flowcourse.bijector import Bijector, Compose, Inverse
+    from flowcourse.flow import Flow, StandardLogistic, StandardNormal
 
 __all__ = [
     "Bijector",
@@ -29,3 +31,17 @@ def load(path: str | Path) -> Any:
     from flowcourse.training import load as load_run
 
     return load_run(path)
+
+
+# Imported when they are first asked for: `flowcourse --help` need not wait for torch, and
+# `flowcourse doctor` can report that torch is missing.
+_HOMES = {
+    **dict.fromkeys(("Bijector", "Compose", "Inverse"), "flowcourse.bijector"),
+    **dict.fromkeys(("Flow", "StandardLogistic", "StandardNormal"), "flowcourse.flow"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -120,6 +120,14 @@ def _change_of_variables(m: ModuleType) -> dict[str, tuple[Bijector, Tensor]]:
         "cdf": (m.CDF(normal, loc=0.5, scale=2.0), torch.randn(6, 2)),
         "quantile": (m.Quantile(normal, loc=0.5, scale=2.0), _uniform(6, 1)),
         "linear": (m.Linear(2), torch.randn(6, 2)),
+        "knothe-rosenblatt": (
+            m.KnotheRosenblatt(
+                weights=torch.tensor([0.6, 0.4]),
+                means=torch.tensor([[-0.5, 0.0], [0.5, 0.3]]),
+                lower=torch.tensor([[[0.7, 0.0], [0.4, 0.5]], [[0.9, 0.0], [-0.3, 0.8]]]),
+            ),
+            0.5 * torch.randn(6, 2),
+        ),
         "composition": (Compose(m.Linear(2), m.Affine(0.1, 2.0), m.Sigmoid()), torch.randn(6, 2)),
         "inverse": (Inverse(m.Exp()), 0.5 + _uniform(6, 2)),
     }

@@ -35,7 +35,7 @@ COMMANDS = (
     (("git",), "versions of the course", "install git with the system's package manager"),
     (("make",), "the commands of the README", "install GNU make (macOS: xcode-select --install)"),
     (
-        ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
+        ("chromium", "chromium-browser", "google-chrome"),
         "the tests that open built pages",
         "install Chromium or Chrome (Debian: apt-get install chromium)",
     ),

@@ -77,8 +77,9 @@ def constraints(installed: Mapping[str, str], before: str = "") -> str:
     >>> constraints({"torch": "2.13.0+cpu"}).splitlines()[-1]
     'torch==2.13.0'
     """
-    pins = {name: f"{name}=={version.partition('+')[0]}" for name, version in installed.items()}
-    pins |= {name: str(pin) for name, pin in read_pins(before).items() if pin.marker}
+    pins = {name: str(pin) for name, pin in read_pins(before).items() if pin.marker}
+    for name, version in installed.items():
+        pins[canonicalize_name(name)] = f"{canonicalize_name(name)}=={version.partition('+')[0]}"
     return CONSTRAINTS_HEADER + "".join(f"{pins[name]}\n" for name in sorted(pins))
 
 
@@ -97,9 +98,9 @@ def main() -> int:
     path = ROOT / "constraints.txt"
     before = path.read_text()
     everything = closure("flowcourse[all]")
-    installed = {canonicalize_name(asked.name): version for asked, version in everything}
-    del installed["flowcourse"]
-    after = constraints(installed, before)
+    after = constraints(
+        {asked.name: version for asked, version in everything if asked.name != "flowcourse"}, before
+    )
     path.write_text(after)
     (ROOT / "environment.yml").write_text(environment(after))
     old, new = read_pins(before), read_pins(after)

@@ -2,8 +2,9 @@
 
 1. **Fresh outputs.** Executed notebooks are cached by the text of their cells, which does not
    change when the library they call changes. The cache's folder is therefore named after the
-   state of everything a page can read: the package, the measured results, the reported figures.
-   A change there runs every page again; no change runs none.
+   state of everything a page can read: the package, the measured results, the reported figures,
+   and which files the status page can link to. A change there runs every page again; no change
+   runs none.
 2. **Honest launch buttons.** Colab opens only `.ipynb` files from the repository, so the button
    is taken off the pages kept as Markdown; Binder opens those through jupytext as notebooks.
 """
@@ -16,15 +17,16 @@ from sphinx.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 READ_BY_PAGES = ("flowcourse/**/*.py", "book/results/*.json", "book/reported.json")
+LINKED_BY_PAGES = ("book/*/*.md", "exercises/*/*.ipynb", "tests/*/test_*.py")
 
 
-def state_of_sources() -> str:
-    """Return a short digest of every file that an executed page may read."""
+def state_of_sources(root: Path = ROOT) -> str:
+    """Return a short digest of every file that an executed page may read or link to."""
     digest = hashlib.sha256()
-    for pattern in READ_BY_PAGES:
-        for path in sorted(ROOT.glob(pattern)):
-            digest.update(path.relative_to(ROOT).as_posix().encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for patterns, read in ((READ_BY_PAGES, True), (LINKED_BY_PAGES, False)):
+        for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest() if read else b"")
     return digest.hexdigest()[:16]
 
 

@@ -114,13 +114,13 @@ class Exercise:
         found: Values = {}
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            results = _attempt(lambda: self.probe(answer, **arguments))
+            results = _attempt(self.probe, answer, **arguments)
             for part in self.parts:
                 if isinstance(results, Failure):
                     found[part] = results
                 else:
                     torch.manual_seed(seed + 1)
-                    found[part] = _attempt(lambda part=part: _array(results[part]))
+                    found[part] = _attempt(_array, results[part])
         return found
 
     def grade(self, found: Values, inputs: Mapping[str, Any], seed: int) -> Outcome:
@@ -265,10 +265,10 @@ def _quiet():
         yield
 
 
-def _attempt(compute: Callable[[], Any]) -> Any:
+def _attempt(compute: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """The value, or the failure in its place: a student's code may raise anything."""
     try:
-        return compute()
+        return compute(*arguments, **named)
     except Exception as error:
         return Failure(type(error).__name__, str(error))
 

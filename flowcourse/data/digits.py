@@ -13,8 +13,8 @@ TRAIN_SIZE = 1500
 def load_digits() -> Dataset:
     """1797 grey images of 8x8 pixels with 17 levels, 0 to 16.
 
-    Train is the first 1500, test the last 297, in the order in which scikit-learn ships them: the
-    order follows the writers, so that a shuffled split would put one hand on both sides.
+    Train is the first 1500, test the last 297, in the order in which scikit-learn ships them. The
+    order seems to follow the writers; a shuffled split would put each hand on both sides.
 
     Source: Alpaydin & Kaynak (1998), test part of the UCI set, as shipped with scikit-learn.
 

@@ -46,11 +46,11 @@ def read_idx(path: str | Path) -> np.ndarray:
             f"and begins with {magic[:3].hex(' ') or 'nothing'}. Get the file again."
         )
     start = 4 + 4 * magic[3]
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], dtype=">u4"))
-    if len(shape) != magic[3] or len(content) - start != math.prod(shape):
+    shape = tuple(int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4))
+    if len(content) != start + math.prod(shape):
         raise DataError(
-            f"{path} is damaged: its header promises {magic[3]} axes {shape}, and {len(content)} "
-            "bytes do not hold that. Get the file again."
+            f"{path} is damaged: its header promises {magic[3]} axes {shape}, so {start} + "
+            f"{math.prod(shape)} bytes, and it holds {len(content)}. Get the file again."
         )
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 

@@ -96,6 +96,6 @@ def _entropy_on_grid(toy: Toy) -> float:
     total = 0.0
     for x0 in axes[0].split(8):  # a few columns at a time, to bound the memory
         points = torch.cartesian_prod(x0, axes[1])
-        log_p = toy.log_density((points - torch.tensor(toy.mean)) / torch.tensor(toy.sd))
+        log_p = toy.log_density((points - points.new_tensor(toy.mean)) / points.new_tensor(toy.sd))
         total -= (log_p.exp() * log_p).sum().item() * cell
     return total

@@ -8,11 +8,27 @@ with the absolute value, because a decreasing $f$ reverses the order of the axis
 density negative. In $n$ dimensions the slope becomes the Jacobian matrix and the absolute value
 stays: $p_X(x) = p_Z(f(x))\,|\det J_f(x)|$.
 
+| bijector | z = f(x) | domain | codomain | log slope |
+| --- | --- | --- | --- | --- |
+| `Affine` | $ax + b$ | reals | reals | $\log|a|$ |
+| `Exp` | $e^x$ | reals | positive | $x$ |
+| `Softplus` | $\log(1 + e^x)$ | reals | positive | $-\log(1 + e^{-x})$ |
+| `Sigmoid` | $1/(1 + e^{-x})$ | reals | (0, 1) | $\log z + \log(1 - z)$ |
+| `Logit` | $\log x - \log(1 - x)$ | (0, 1) | reals | $-\log x - \log(1 - x)$ |
+| `Tanh` | $\tanh x$ | reals | (-1, 1) | $\log(1 - z^2)$ |
+| `Power` | $x^p$ | positive | positive | $\log|p| + (p - 1)\log x$ |
+| `CDF` | $F(x)$ | support of $F$ | (0, 1) | $\log p(x)$ |
+| `Quantile` | $F^{-1}(x)$ | (0, 1) | support of $F$ | $-\log p(z)$ |
+
+Two maps mix coordinates: `Linear` by a dense matrix, and `KnotheRosenblatt`, which turns a mixture
+of Gaussians into the uniform cube and so carries out the existence theorem.
+
 Book: `book/foundations/change_of_variables.md`.
 """
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,13 +36,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from flowcourse.bijector import Bijector, sum_event
+from flowcourse.bijector import Bijector, Inverse, NoInverseError, sum_event
 
 __all__ = [
     "CDF",
     "Affine",
     "Elementwise",
     "Exp",
+    "KnotheRosenblatt",
     "Linear",
     "Logit",
     "Power",
@@ -35,6 +52,13 @@ __all__ = [
     "Softplus",
     "Tanh",
 ]
+
+
+def _buffer(value: Tensor | float) -> Tensor:
+    """A number in the default dtype; a floating-point tensor keeps its own."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value
+    return torch.as_tensor(value, dtype=torch.get_default_dtype())
 
 
 class Elementwise(Bijector):
@@ -77,8 +101,8 @@ class Affine(Elementwise):
 
     def __init__(self, shift: Tensor | float, scale: Tensor | float):
         super().__init__()
-        self.register_buffer("shift", torch.as_tensor(shift, dtype=torch.get_default_dtype()))
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()))
+        self.register_buffer("shift", _buffer(shift))
+        self.register_buffer("scale", _buffer(scale))
         if not self.scale.is_meta and (self.scale == 0).any():
             raise ValueError("Affine expects a non-zero scale: a zero scale cannot be inverted.")
 
@@ -142,23 +166,11 @@ class Sigmoid(Elementwise):
         return F.logsigmoid(x) + F.logsigmoid(-x)
 
 
-class Logit(Elementwise):
+class Logit(Inverse):
     r"""$z = \log(x / (1 - x))$, from (0, 1) to the reals: the first map of RealNVP on pixels."""
 
-    domain = constraints.unit_interval
-
-    def transform(self, x):
-        return torch.logit(x)
-
-    def invert(self, z):
-        return torch.sigmoid(z)
-
-    def log_slope(self, x):
-        return -torch.log(x) - torch.log1p(-x)
-
-    def inverse(self, z, context=None):
-        # From z, not from x = sigmoid(z), which may have rounded to 0 or 1.
-        return torch.sigmoid(z), sum_event(F.logsigmoid(z) + F.logsigmoid(-z))
+    def __init__(self):
+        super().__init__(Sigmoid())
 
 
 class Tanh(Elementwise):
@@ -222,7 +234,8 @@ class CDF(Elementwise):
         self.family = family
         self.names = tuple(parameters)
         for name, value in parameters.items():
-            self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()))
+            self.register_buffer(name, _buffer(value))
+        self.domain = cast(constraints.Constraint, self.distribution.support)
 
     @property
     def distribution(self) -> Distribution:
@@ -234,29 +247,29 @@ class CDF(Elementwise):
         return self.distribution.cdf(x)
 
     def invert(self, z):
-        return self.distribution.icdf(z)
+        try:
+            return self.distribution.icdf(z)
+        except NotImplementedError as error:
+            name = type(self.distribution).__name__
+            raise NoInverseError(
+                f"torch.distributions.{name} has a cdf but no icdf, so CDF cannot be inverted: "
+                "choose a family with an icdf, or solve F(x) = z by bisection."
+            ) from error
 
     def log_slope(self, x):
         return self.distribution.log_prob(x)
 
 
-class Quantile(CDF):
-    r"""$z = F^{-1}(x)$, from (0, 1): inverse transform sampling when $x$ is uniform."""
+class Quantile(Inverse):
+    r"""$z = F^{-1}(x)$, from (0, 1): inverse transform sampling when $x$ is uniform.
 
-    domain = constraints.unit_interval
-    codomain = constraints.real
+    Args:
+        family: as for `CDF`.
+        parameters: as for `CDF`.
+    """
 
-    def transform(self, x):
-        return self.distribution.icdf(x)
-
-    def invert(self, z):
-        return self.distribution.cdf(z)
-
-    def log_slope(self, x):
-        return -self.distribution.log_prob(self.distribution.icdf(x))
-
-    def inverse(self, z, context=None):
-        return self.invert(z), sum_event(self.distribution.log_prob(z))
+    def __init__(self, family: Callable[..., Distribution], **parameters: float | Tensor):
+        super().__init__(CDF(family, **parameters))
 
 
 class Linear(Bijector):
@@ -282,3 +295,83 @@ class Linear(Bijector):
         log_det = -torch.linalg.slogdet(self.weight).logabsdet
         x = torch.linalg.solve(self.weight, (z - self.bias).T).T
         return x, log_det.expand(z.shape[0])
+
+
+class KnotheRosenblatt(Bijector):
+    r"""From a mixture of Gaussians to the uniform cube, by conditional CDFs.
+
+    $$u_d = F(x_d \mid x_1, \dots, x_{d-1}) = \sum_k w_k(x_{<d})\, \Phi(\varepsilon_{kd}),$$
+
+    where $\varepsilon_k = L_k^{-1}(x - \mu_k)$ whitens component $k$, whose covariance is
+    $L_k L_k^\top$, and $w_k(x_{<d})$ is its posterior weight given the coordinates before $d$.
+    Each $u_d$ depends on $x_1, \dots, x_d$ only, so the Jacobian is triangular with the conditional
+    densities on its diagonal, and $\log|\det J| = \log p(x)$: the density itself.
+
+    Args:
+        weights: $w$, shape `(components,)`, positive; they are divided by their sum.
+        means: $\mu$, shape `(components, dims)`.
+        lower: $L$, shape `(components, dims, dims)`, lower triangular with a positive diagonal.
+
+    Source: Rosenblatt (1952); Knothe (1957).
+    """
+
+    codomain = constraints.unit_interval
+
+    weights: Tensor
+    means: Tensor
+    lower: Tensor
+
+    def __init__(
+        self,
+        weights: Float[Tensor, " components"],
+        means: Float[Tensor, "components dim"],
+        lower: Float[Tensor, "components dim dim"],
+    ):
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.register_buffer("means", means)
+        self.register_buffer("lower", lower)
+
+    def forward(self, x: Float[Tensor, "batch dim"], context: Tensor | None = None):
+        epsilon, log_joint = self._components(x)
+        weights = log_joint[..., :-1].softmax(dim=1)
+        u = (weights * torch.special.ndtr(epsilon)).sum(dim=1)
+        return u, log_joint[..., -1].logsumexp(dim=1)
+
+    def inverse(self, z: Float[Tensor, "batch dim"], context: Tensor | None = None):
+        x = torch.zeros_like(z)
+        for d in range(z.shape[1]):
+            x = torch.cat([x[:, :d], self._solve(x, z[:, d : d + 1], d), x[:, d + 1 :]], dim=1)
+        return x, -self(x)[1]
+
+    def _components(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""$\varepsilon$, `(batch, K, D)`, and $\log w_k p_k(x_{\le d})$, `(batch, K, D + 1)`."""
+        centred = (x.unsqueeze(1) - self.means).unsqueeze(-1)
+        epsilon = torch.linalg.solve_triangular(self.lower, centred, upper=False).squeeze(-1)
+        scales = self.lower.diagonal(dim1=-2, dim2=-1)
+        terms = -0.5 * epsilon**2 - 0.5 * math.log(2 * math.pi) - scales.log()
+        prior = (self.weights / self.weights.sum()).log().unsqueeze(-1).expand_as(terms[..., :1])
+        return epsilon, torch.cat([prior, terms], dim=-1).cumsum(dim=-1)
+
+    def _solve(self, x: Tensor, u: Tensor, d: int) -> Tensor:
+        """The coordinate `d` at which the conditional CDF is `u`, `(batch, 1)`, by bisection."""
+        epsilon, log_joint = self._components(x)
+        weights = log_joint[..., d].softmax(dim=1)
+        scales = self.lower[:, d, d]
+        means = x[:, d : d + 1] - scales * epsilon[..., d]
+
+        def excess(t: Tensor) -> Tensor:
+            return (weights * torch.special.ndtr((t - means) / scales)).sum(1, keepdim=True) - u
+
+        # The quantile of a mixture lies between the quantiles of its components.
+        quantiles = (means + scales * torch.special.ndtri(u)).detach()
+        low, high = quantiles.amin(1, keepdim=True), quantiles.amax(1, keepdim=True)
+        for _ in range(64):
+            middle = (low + high) / 2
+            below = excess(middle) < 0
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        # Bisection has no gradient; the implicit function theorem gives it: -d excess / density.
+        densities = torch.exp(-0.5 * ((middle - means) / scales) ** 2) / scales
+        density = (weights * densities).sum(1, keepdim=True) / math.sqrt(2 * math.pi)
+        residual = excess(middle)
+        return middle - (residual - residual.detach()) / density.detach()

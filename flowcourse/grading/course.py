@@ -1,6 +1,7 @@
 """Run nbgrader in a course folder from Python, with the repository's `nbgrader_config.py`."""
 
 import functools
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import nbformat
 from nbgrader.apps import NbGraderAPI
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.utils import is_grade
+from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
@@ -47,18 +49,17 @@ def repository() -> Path:
     )
 
 
-def nbgrader_api(course: Path, root: Path, db_url: str | None = None) -> NbGraderAPI:
+def nbgrader_api(course: Path, root: Path, extra: Config | None = None) -> NbGraderAPI:
     """Return nbgrader's API for the course folder `course`, with the settings of `root`.
 
     Args:
         course: the folder with `solutions/`, `submitted/` and so on; may be another than `root`.
         root: the repository.
-        db_url: the grade book; `gradebook.db` in the course folder by default.
+        extra: settings that differ, as options on nbgrader's command line would.
     """
     config: Config = PyFileConfigLoader(CONFIG, path=str(root)).load_config()
     config.CourseDirectory.root = str(course.resolve())
-    if db_url:
-        config.CourseDirectory.db_url = db_url
+    config.merge(extra or {})
     return NbGraderAPI(CourseDirectory(config=config), config=config)
 
 
@@ -71,8 +72,12 @@ def succeed(result: dict[str, Any], doing: str) -> None:
 
 @functools.cache
 def _worker_api(course: Path, root: Path) -> NbGraderAPI:
+    # nbgrader 0.9.6 makes SQLAlchemy complain about the order in which it adds a submission.
+    warnings.filterwarnings("ignore", category=SAWarning)
     # Graders take turns at writing to the grade book: wait for it rather than fail.
-    return nbgrader_api(course, root, f"sqlite:///{course / 'gradebook.db'}?timeout=60")
+    extra = Config()
+    extra.CourseDirectory.db_url = f"sqlite:///{course / 'gradebook.db'}?timeout=60"
+    return nbgrader_api(course, root, extra)
 
 
 def grade_submission(course: Path, root: Path, topic: str, student: str) -> dict[str, Graded]:

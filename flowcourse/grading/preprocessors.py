@@ -7,14 +7,17 @@
 - `Execute` runs the cells and leaves in each test cell a number of points or an error, nothing between.
 """
 
+import copy
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from nbgrader import preprocessors as nbgrader
 from nbgrader import utils
-from nbgrader.api import Gradebook, Notebook, SourceCell
+from nbgrader.api import Gradebook, Notebook
+from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets import Dict
 
@@ -42,93 +45,92 @@ class ClearSolutions(nbgrader.ClearSolutions):
 
 
 class RestoreCells(NbGraderPreprocessor):
-    """Rebuild what a submission may not change: locked cells, metadata, tags, missing tests.
+    """Rebuild a submission, and take from it only the text of the student's own cells.
 
     It stands for nbgrader's `DeduplicateIds` and `OverwriteCells` (with `add_missing_cells`).
     These trust the metadata of a submission: a tag such as `skip-execution` on a test cell gives
-    full marks, a changed `solution` flag or a deleted answer stops the grading. Here every cell
-    known to the grade book gets its metadata from the grade book, every other cell has none.
+    full marks, a changed `solution` flag or a deleted answer stops the grading. Here every cell is
+    made anew. Those that the grade book knows by name get their metadata from the grade book, and
+    their text too when they are locked; of copies the last counts, and missing tests are put back.
     """
 
     def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> Processed:
         """Return the notebook as released, with the student's answers and own cells in it."""
         ids = resources["nbgrader"]
         with Gradebook(ids["db_url"]) as gradebook:
-            notebook = gradebook.find_notebook(ids["notebook"], ids["assignment"])
-            sources = {cell.name: cell for cell in notebook.source_cells}
-            cells = self._known_cells(nb, sources)
-            for cell in nb.cells:
-                if not any(cell is known for known in cells.values()):
-                    cell.metadata = NotebookNode()
-            for name, cell in cells.items():
-                self._restore(cell, sources[name], notebook)
-            self._add_missing(nb, cells, notebook)
-        kept = ("kernelspec", "language_info")
-        nb.metadata = NotebookNode({k: v for k, v in nb.metadata.items() if k in kept})
-        return nb, resources
+            known = _known_cells(gradebook.find_notebook(ids["notebook"], ids["assignment"]))
+        names = [self._name(cell, known) for cell in nb.cells]
+        last = {name: position for position, name in enumerate(names) if name}
+        cells: list[NotebookNode] = []
+        for position, (cell, name) in enumerate(zip(nb.cells, names, strict=True)):
+            text = cell.source if isinstance(cell.get("source"), str) else ""
+            if name and last[name] == position:
+                made = known[name].make(text)
+                if made.source != text or made.cell_type != cell.cell_type:
+                    self.log.warning("Cell '%s' was changed: restored", name)
+            else:
+                made = MAKE.get(cell.cell_type, new_raw_cell)(text)
+            made.id = cell.get("id", made.id)
+            cells.append(made)
+        self._add_missing(cells, known)
+        return new_notebook(cells=cells), resources
 
-    def _known_cells(
-        self, nb: NotebookNode, sources: dict[str, SourceCell]
-    ) -> dict[str, NotebookNode]:
-        """Find the cell of each name in the grade book; of copies the last one counts."""
-        cells: dict[str, NotebookNode] = {}
-        for cell in nb.cells:
-            metadata = cell.metadata.get("nbgrader")
-            name = metadata.get("grade_id") if isinstance(metadata, dict) else None
-            if isinstance(name, str) and name in sources:
-                if name in cells:
-                    self.log.warning("Cell '%s' exists more than once, the last one counts", name)
-                cells[name] = cell
-        return cells
+    def _name(self, cell: NotebookNode, known: dict[str, "_KnownCell"]) -> str | None:
+        metadata = cell.get("metadata", {}).get("nbgrader")
+        name = metadata.get("grade_id") if isinstance(metadata, dict) else None
+        return name if isinstance(name, str) and name in known else None
 
-    def _restore(self, cell: NotebookNode, source: SourceCell, notebook: Notebook) -> None:
-        if cell.cell_type != source.cell_type:
-            self.log.warning("Cell '%s' was made a %s cell", source.name, cell.cell_type)
-            make = new_code_cell if source.cell_type == "code" else new_markdown_cell
-            restored = make(source=cell.source, id=cell.id)
-            cell.clear()
-            cell.update(restored)
-        if source.locked and cell.source != source.source:
-            self.log.warning("Cell '%s' is locked and was changed: restored", source.name)
-            cell.source = source.source
-        cell.metadata = NotebookNode(nbgrader=_metadata(source, notebook))
-
-    def _add_missing(
-        self, nb: NotebookNode, cells: dict[str, NotebookNode], notebook: Notebook
-    ) -> None:
-        """Put each missing cell back (not the student's own answers), after its predecessor."""
+    def _add_missing(self, cells: list[NotebookNode], known: dict[str, "_KnownCell"]) -> None:
+        """Put back each missing cell that is not the student's to write, after its predecessor."""
+        present = {cell.metadata.nbgrader.grade_id: cell for cell in cells if cell.metadata}
         position = 0
-        for source in notebook.source_cells:
-            metadata = _metadata(source, notebook)
-            if source.name in cells:
-                known = cells[source.name]
-                position = 1 + next(i for i, cell in enumerate(nb.cells) if cell is known)
-            elif source.locked or metadata["grade"] or metadata["task"]:
-                self.log.warning("Cell '%s' was missing: added", source.name)
-                make = new_code_cell if source.cell_type == "code" else new_markdown_cell
-                cell = make(source=source.source, metadata={"nbgrader": metadata})
-                nb.cells.insert(position, cell)
+        for name, source in known.items():
+            if name in present:
+                position = 1 + next(i for i, cell in enumerate(cells) if cell is present[name])
+            elif source.locked or source.metadata.grade or source.metadata.task:
+                self.log.warning("Cell '%s' was missing: added", name)
+                cells.insert(position, source.make(source.source))
                 position += 1
 
 
-def _metadata(source: SourceCell, notebook: Notebook) -> NotebookNode:
-    """Build the nbgrader metadata of a cell from the grade book alone."""
-    points = {
-        cell.name: cell.max_score for cell in [*notebook.grade_cells, *notebook.task_cells]
-    }
-    metadata = NotebookNode(
-        grade=source.name in {cell.name for cell in notebook.grade_cells},
-        grade_id=source.name,
-        locked=source.locked,
-        solution=source.name in {cell.name for cell in notebook.solution_cells},
-        task=source.name in {cell.name for cell in notebook.task_cells},
-        schema_version=3,
-        cell_type=source.cell_type,
-        checksum=source.checksum,
-    )
-    if source.name in points:
-        metadata.points = points[source.name]
-    return metadata
+MAKE = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
+
+
+@dataclass(frozen=True)
+class _KnownCell:
+    """A cell of the source notebook, from the grade book."""
+
+    cell_type: str
+    source: str
+    locked: bool
+    metadata: NotebookNode
+
+    def make(self, text: str) -> NotebookNode:
+        """Make the cell, with the student's text where that is allowed."""
+        metadata = {"nbgrader": copy.deepcopy(self.metadata)}
+        return MAKE[self.cell_type](self.source if self.locked else text, metadata=metadata)
+
+
+def _known_cells(notebook: Notebook) -> dict[str, _KnownCell]:
+    grades = {cell.name: cell for cell in notebook.grade_cells}
+    tasks = {cell.name: cell for cell in notebook.task_cells}
+    solutions = {cell.name for cell in notebook.solution_cells}
+    known = {}
+    for cell in notebook.source_cells:
+        metadata = NotebookNode(
+            grade=cell.name in grades,
+            grade_id=cell.name,
+            locked=cell.locked,
+            solution=cell.name in solutions,
+            task=cell.name in tasks,
+            schema_version=MetadataValidator.schema_version,
+            cell_type=cell.cell_type,
+            checksum=cell.checksum,
+        )
+        if scored := grades.get(cell.name) or tasks.get(cell.name):
+            metadata.points = scored.max_score
+        known[cell.name] = _KnownCell(cell.cell_type, cell.source, cell.locked, metadata)
+    return known
 
 
 class Execute(nbgrader.Execute):

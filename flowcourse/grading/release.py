@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+from traitlets.config import Config
 
 from flowcourse import checks
 from flowcourse.grading.course import nbgrader_api, repository, succeed
@@ -59,9 +60,12 @@ def source_files(problem_set: ProblemSet, root: Path) -> Files:
 def release(problem_sets: list[ProblemSet], root: Path) -> dict[str, Files]:
     """Run nbgrader's generate_assignment in a scratch course; return each topic's files."""
     released = {}
+    no_grade_book = Config(  # what the option --no-db sets
+        {"SaveCells": {"enabled": False}, "GenerateAssignment": {"no_database": True}}
+    )
     with tempfile.TemporaryDirectory() as scratch:
         course = Path(scratch)
-        api = nbgrader_api(course, root)
+        api = nbgrader_api(course, root, no_grade_book)
         for problem_set in problem_sets:
             topic = problem_set.topic
             write(source_files(problem_set, root), course / "solutions" / topic)
@@ -152,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     released = release(problem_sets, root)
     if options.check:
         reports = [drift(topic, files, root) for topic, files in released.items()]
-        reports += _orphans(root) if not options.topics else []
+        reports += orphans(root) if not options.topics else []
         if any(reports):
             print("\n".join(filter(None, reports)), file=sys.stderr)
             print("Run: python -m flowcourse.grading.release", file=sys.stderr)
@@ -171,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _orphans(root: Path) -> list[str]:
+def orphans(root: Path) -> list[str]:
     """Folders of exercises/ whose problem set is gone."""
     known = topics(root)
     folders = sorted(path for path in (root / "exercises").glob("*") if path.is_dir())

@@ -1,11 +1,12 @@
 """Grade a sample class with nbgrader, and compare its scores with what they must be.
 
-    python -m flowcourse.grading.sample_class [--topics TOPIC ...] [--course DIR] [--workers N]
+    python -m flowcourse.grading.sample_class [--topics TOPIC ...] [--students NAME ...]
 
 Writes a course folder (`_build/class` by default, with a grade book of its own): the submissions
 of `flowcourse.grading.cast`, the notebooks that `nbgrader autograde` made of them, feedback as
 HTML, `grades.csv` (nbgrader's export) and `scores.csv` (each exercise of each student, with the
 mistake that was made and whether the check named it). Fails when a score is not as expected.
+`nbgrader` and JupyterLab's Formgrader work in that folder as in any course.
 
 Running it again grades only what has changed: a submission, its release, or the package.
 """
@@ -18,12 +19,12 @@ import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Collection
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import nbformat
-from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.plugins import CsvExportPlugin
 from tqdm import tqdm
 
@@ -67,20 +68,36 @@ class Row:
         return None
 
 
-def grade_class(names: list[str], course: Path, root: Path, workers: int = 1) -> list[Row]:
-    """Grade the sample class in the folder `course`; returns all rows, graded now or before."""
-    course.mkdir(parents=True, exist_ok=True)
-    course = course.resolve()
-    state = _State(course / "state.json")
+def grade_class(
+    names: list[str],
+    course: Path,
+    root: Path,
+    workers: int = 1,
+    only: Collection[str] | None = None,
+) -> list[Row]:
+    """Grade the sample class in the folder `course`; returns all rows, graded now or before.
+
+    Args:
+        names: the topics.
+        course: where; made if need be.
+        root: the repository.
+        workers: how many submissions are graded at a time.
+        only: the names of the students to grade; all by default.
+    """
     package = Path(flowcourse.__file__).parent
     sources = [root / CONFIG, *sorted(package.rglob("*.py"))]
-    version = _hash(*(path.read_bytes() for path in sources))
-    known, stale = {}, []
+    state = _State(course.resolve(), _hash(*(path.read_bytes() for path in sources)))
+    course = state.course
+    write({CONFIG: f"load_subconfig({str(root / CONFIG)!r})\n".encode()}, course)
+    known: dict[str, tuple[ProblemSet, Student, str]] = {}
+    stale = []
     for topic in names:
         problem_set = load(topic, root)
         for student in _submit(problem_set, course, root, state):
+            if only and student.name not in only:
+                continue
             files = read(course / "submitted" / student.name / topic)
-            digest = _hash(version, *(name.encode() + files[name] for name in sorted(files)))
+            digest = _hash(*(name.encode() + files[name] for name in sorted(files)))
             key = f"{topic}/{student.name}"
             known[key] = (problem_set, student, digest)
             if not state.is_current(key, digest):
@@ -92,8 +109,7 @@ def grade_class(names: list[str], course: Path, root: Path, workers: int = 1) ->
         jobs: dict[Future[dict[str, Graded]], str] = {
             pool.submit(grade_submission, course, root, *key.split("/")): key for key in stale
         }
-        progress = tqdm(as_completed(jobs), total=len(jobs), desc="grading", disable=not jobs)
-        for job in progress:
+        for job in tqdm(as_completed(jobs), "grading", len(jobs), disable=not jobs):
             problem_set, student, digest = known[jobs[job]]
             state.save(jobs[job], digest, _rows(problem_set, student, job.result()))
     rows = [row for key in known for row in state.rows(key)]
@@ -106,17 +122,9 @@ def _submit(problem_set: ProblemSet, course: Path, root: Path, state: "_State") 
     topic = problem_set.topic
     files = source_files(problem_set, root)
     if read(course / "solutions" / topic) != files or not (course / "exercises" / topic).exists():
-        # nbgrader refuses to change an assignment that has submissions: start this topic anew.
-        state.forget(topic)
-        for folder in course.glob(f"*/*/{topic}"):
-            shutil.rmtree(folder)
-        for folder in ("solutions", "exercises"):
-            shutil.rmtree(course / folder / topic, ignore_errors=True)
-        api = nbgrader_api(course, root)
-        with api.gradebook as gradebook:
-            _remove_assignment(gradebook, topic)
+        _start_anew(topic, course, root, state)
         write(files, course / "solutions" / topic)
-        succeed(api.generate_assignment(topic), f"releasing {topic}")
+        succeed(nbgrader_api(course, root).generate_assignment(topic), f"releasing {topic}")
     released = read(course / "exercises" / topic)
     notebook = nbformat.reads(released[f"{topic}.ipynb"].decode(), as_version=4)
     students = cast(problem_set, notebook)
@@ -126,11 +134,14 @@ def _submit(problem_set: ProblemSet, course: Path, root: Path, state: "_State") 
     return students
 
 
-def _remove_assignment(gradebook: Gradebook, topic: str) -> None:
-    try:
-        gradebook.remove_assignment(topic)
-    except MissingEntry:
-        pass  # not released before
+def _start_anew(topic: str, course: Path, root: Path, state: "_State") -> None:
+    """Forget a topic: nbgrader refuses to change an assignment that has submissions."""
+    state.forget(topic)
+    for folder in [*course.glob(f"*/*/{topic}"), *course.glob(f"*/{topic}")]:
+        shutil.rmtree(folder)
+    with nbgrader_api(course, root).gradebook as gradebook:
+        if topic in {assignment.name for assignment in gradebook.assignments}:
+            gradebook.remove_assignment(topic)
 
 
 def _rows(problem_set: ProblemSet, student: Student, graded: dict[str, Graded]) -> list[Row]:
@@ -149,11 +160,26 @@ def _rows(problem_set: ProblemSet, student: Student, graded: dict[str, Graded]) 
 
 
 class _State:
-    """What has been graded, with the digest of all that went into it; survives interruption."""
+    """The course folder's record of what has been graded; survives interruption.
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.graded: dict[str, dict] = json.loads(path.read_text()) if path.is_file() else {}
+    Each submission is recorded with a digest of its files. The whole folder belongs to one
+    version of the package and the settings: with another one, everything starts anew.
+    """
+
+    def __init__(self, course: Path, version: str):
+        self.course, self.path = course, course / "state.json"
+        if course.exists() and any(course.iterdir()) and not self.path.is_file():
+            raise FileExistsError(
+                f"{course} is no sample class but has files in it: choose another folder"
+            )
+        content = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.version = version
+        self.graded: dict[str, dict] = content.get("graded", {})
+        if content.get("version") != version:
+            shutil.rmtree(course, ignore_errors=True)
+            course.mkdir(parents=True)
+            self.graded = {}
+            self._write()
 
     def is_current(self, key: str, digest: str) -> bool:
         return self.graded.get(key, {}).get("digest") == digest
@@ -171,7 +197,7 @@ class _State:
 
     def _write(self) -> None:
         part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.graded, indent=1))
+        part.write_text(json.dumps({"version": self.version, "graded": self.graded}, indent=1))
         part.replace(self.path)
 
 
@@ -227,12 +253,14 @@ def main(arguments: list[str] | None = None) -> int:
     summary = __doc__.split("\n")[0]
     parser = argparse.ArgumentParser("python -m flowcourse.grading.sample_class", None, summary)
     parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="default: all of solutions/")
+    parser.add_argument("--students", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--course", type=Path, metavar="DIR", help="default: _build/class")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N")
     options = parser.parse_args(arguments)
     root = repository()
     course = options.course or root / "_build" / "class"
-    rows = grade_class(options.topics or topics(root), course, root, options.workers)
+    names = options.topics or topics(root)
+    rows = grade_class(names, course, root, options.workers, options.students)
     print(table(rows))
     print(f"Each exercise: {course / 'scores.csv'}; feedback: {course / 'feedback'}")
     complaints = [row.complaint for row in rows if row.complaint]

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
@@ -56,19 +57,19 @@ def show_images(
         grid[:, top : top + height, left : left + width] = image
     grid = grid.clamp(0, 1)
     if channels == 1:
-        ax.imshow(grid[0], cmap="gray", vmin=0, vmax=1)
+        ax.imshow(grid[0].numpy(), cmap="gray", vmin=0, vmax=1)
     else:
-        ax.imshow(grid.permute(1, 2, 0))
+        ax.imshow(grid.permute(1, 2, 0).numpy())
     ax.set_axis_off()
     return ax
 
 
-def plot_samples(x: Float[Tensor, "n 2"], ax: Axes | None = None, **style) -> Axes:
+def plot_samples(x: Float[Tensor, "n 2"], ax: Axes | None = None, **style: Any) -> Axes:
     """Scatter points of the plane with equal axes; `style` goes to matplotlib's scatter."""
     ax = plt.gca() if ax is None else ax
-    points = x.detach().cpu()
-    style = {"s": 6, "alpha": 0.5, "linewidths": 0, "color": COLORS["orange"]} | style
-    ax.scatter(points[:, 0], points[:, 1], **style)
+    points = x.detach().cpu().numpy()
+    defaults: dict[str, Any] = {"s": 6, "alpha": 0.5, "linewidths": 0, "color": COLORS["orange"]}
+    ax.scatter(points[:, 0], points[:, 1], **defaults | style)
     ax.set_aspect("equal")
     return ax
 
@@ -83,8 +84,9 @@ def plot_density(
     """Draw a density on the plane as filled contours.
 
     Args:
-        density: a `Flow` (or anything with `log_prob`), or a function from `(n, 2)` to log-densities
-            in nats, `(n,)`. A module is evaluated on its own device, in its own dtype.
+        density: a `Flow` (or anything with `log_prob`), or a function from `(n, 2)` to
+            log-densities in nats, `(n,)`. A module is evaluated on its own device and in its own
+            dtype.
         ax: where to draw; the current axes if None.
         bounds: left, right, bottom, top.
         points: grid points along each side.
@@ -95,8 +97,8 @@ def plot_density(
     horizontal, vertical = torch.linspace(left, right, points), torch.linspace(bottom, top, points)
     grid = torch.cartesian_prod(vertical, horizontal).flip(1)
     with torch.no_grad():
-        p = log_prob(_like_parameters(grid, density)).exp().cpu().reshape(points, points)
-    ax.contourf(horizontal, vertical, p, levels=24, cmap="Blues")
+        p = log_prob(_like_parameters(grid, density)).exp().cpu().reshape(points, points).numpy()
+    ax.contourf(horizontal.numpy(), vertical.numpy(), p, levels=24, cmap="Blues")
     ax.set_aspect("equal")
     return ax
 

@@ -1,6 +1,7 @@
 """One matplotlib style for the whole book, readable with any kind of colour vision."""
 
 import matplotlib as mpl
+from cycler import cycler
 
 __all__ = ["COLORS", "use_style"]
 
@@ -28,7 +29,7 @@ def use_style() -> None:
             "font.size": 10,
             "axes.titlesize": 10,
             "axes.titleweight": "bold",
-            "axes.prop_cycle": mpl.cycler(color=list(COLORS.values())),
+            "axes.prop_cycle": cycler(color=list(COLORS.values())),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.axisbelow": True,

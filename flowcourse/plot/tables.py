@@ -34,7 +34,8 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         rule = ["---:" if i in self.numbers else ":---" for i in range(len(self.headers))]
-        lines = [self.headers, rule, *self.rows]
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in (self.headers, *self.rows)]
+        lines = [rows[0], rule, *rows[1:]]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
     def _repr_html_(self) -> str:
@@ -183,10 +184,12 @@ def _section(read: str) -> str:
 
 
 def _with_error(value: float, error: float) -> str:
-    return f"{value:.3f} ± {error:.3f}" if error else f"{value:.3f}"
+    return f"{value:.3f} ± {error:.3f}" if error >= 0.0005 else f"{value:.3f}"
 
 
 def _duration(seconds: float) -> str:
     if not seconds:
         return ""
+    if seconds < 1:
+        return "< 1 s"
     return f"{seconds:.0f} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"

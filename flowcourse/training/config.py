@@ -82,11 +82,6 @@ class TrainingConfig:
                 f"schedule='one_cycle' has its own rise, and warmup_steps={self.warmup_steps} asks "
                 "for another: set warmup_steps=0, or schedule='cosine'."
             )
-        if self.warmup_steps >= self.steps:
-            raise RunError(
-                f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}: "
-                "choose a shorter warm-up or more steps."
-            )
         if self.patience is not None and not self.validation:
             raise RunError(
                 f"patience={self.patience} needs held-out examples and validation=0 holds out "
@@ -117,7 +112,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     `one_cycle` is the two-phase cosine policy of `torch.optim.lr_scheduler.OneCycleLR` with its
     default settings.
 
-    Source: Loshchilov & Hutter (2017), eq. 5, one period (cosine); Smith & Topin (2018) (one cycle).
+    Source: Loshchilov & Hutter (2017), eq. 5, with one period; Smith & Topin (2018).
     """
     peak, last = config.learning_rate, config.steps - 1
     if config.schedule == "one_cycle":

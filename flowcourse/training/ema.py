@@ -1,5 +1,7 @@
 r"""The exponential moving average of the weights: what is validated, saved and sampled from."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ __all__ = ["ExponentialMovingAverage"]
 
 
 class ExponentialMovingAverage:
-    r"""Averages the parameters over the run: $\bar w \leftarrow \beta_t \bar w + (1 - \beta_t) w_t$.
+    r"""Averages the parameters: $\bar w \leftarrow \beta_t \bar w + (1 - \beta_t) w_t$.
 
     The decay starts low and rises to its final value, $\beta_t = \min(\beta, (1 + t)/(10 + t))$ at
     update $t = 0, 1, \dots$, so that a short run does not keep its initial weights. Buffers, such
@@ -34,6 +36,12 @@ class ExponentialMovingAverage:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, p in self.model.named_parameters(remove_duplicate=False):
             self.parameters[name].lerp_(p, 1 - decay)
+
+    @torch.no_grad()
+    def load(self, parameters: Mapping[str, Tensor]) -> None:
+        """Put back saved averages."""
+        for name, average in self.parameters.items():
+            average.copy_(parameters[name])
 
     def weights(self) -> dict[str, Tensor]:
         """The state of the averaged model: averaged parameters and the model's own buffers."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from flowcourse.training.errors import RunError
-from flowcourse.training.randomness import EVALUATION, derive
+from flowcourse.training.randomness import EVALUATION, derive, private_randomness
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -57,7 +57,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Any,
     x: Tensor,
     repeats: int = 8,
     draws: int = 64,
@@ -70,7 +70,7 @@ def evaluate(
     exact or bounds; any other is a density of continuous data, with `log_prob`, and exact.
 
     Args:
-        model: where it is, it stays; its mode and the caller's random state are put back.
+        model: a module; where it is, it stays; its mode and the caller's random state are put back.
         x: test examples, shape `(n, *event)`.
         repeats: noise samples per example to average in the plain bound.
         draws: noise samples per example in the importance-weighted bound.
@@ -102,9 +102,8 @@ def evaluate(
     weighted = None
     training = model.training
     model.eval()
-    devices = [parameter.device] if parameter.is_cuda else []
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with torch.no_grad(), private_randomness():
             if kind == "exact":
                 repeats = draws = 1
                 one_pass = model.bits_per_dim if discrete else lambda batch: -model.log_prob(batch)

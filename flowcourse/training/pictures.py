@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcourse.training.randomness import SAMPLE, derive
+from flowcourse.training.randomness import SAMPLE, derive, private_randomness
 
 if TYPE_CHECKING:
     from flowcourse.data import Dataset
@@ -37,8 +37,7 @@ def save_samples(
         The files that were written.
     """
     folder = Path(folder)
-    parameter = next(model.parameters(), torch.empty(0))
-    with torch.random.fork_rng(devices=[parameter.device] if parameter.is_cuda else []):
+    with private_randomness():
         torch.manual_seed(derive(SAMPLE, seed))
         samples = model.sample(n, temperature=temperature).cpu()  # type: ignore[operator]
     np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)

@@ -4,6 +4,8 @@ No generator's state is carried from one step to the next, so none has to be sav
 continued, or spread over more processes, draws what it would have drawn.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["EVALUATION", "INITIALIZE", "NOISE", "SAMPLE", "VALIDATE", "batch_indices", "derive"]
+__all__ = ["EVALUATION", "INITIALIZE", "NOISE", "SAMPLE", "VALIDATE"]
+__all__ += ["batch_indices", "derive", "private_randomness"]
 
 # What a number is drawn for; the first word of its key.
 ORDER, INITIALIZE, NOISE, VALIDATE, EVALUATION, SAMPLE = range(6)
@@ -45,3 +48,11 @@ def batch_indices(step: int, batch_size: int, n: int, seed: int) -> Int[Tensor, 
         start = epoch * n
         parts.append(_permutation(seed, epoch, n)[max(first - start, 0) : last - start])
     return torch.cat(parts)
+
+
+@contextmanager
+def private_randomness() -> Iterator[None]:
+    """Whatever is seeded or drawn inside leaves the caller's generators as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(devices)):
+        yield

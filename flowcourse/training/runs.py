@@ -25,7 +25,7 @@ from torch import nn
 
 from flowcourse.training.config import EXECUTION, TrainingConfig
 from flowcourse.training.errors import RunError
-from flowcourse.training.randomness import INITIALIZE, derive
+from flowcourse.training.randomness import INITIALIZE, derive, private_randomness
 from flowcourse.training.storage import read_json, read_tensors
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ __all__ = ["Plan", "build", "clear", "differences", "load", "load_data", "plan",
 __all__ += ["versions"]
 
 WEIGHTS = "model.safetensors"
+EVALUATED = ("evaluation.json", "samples.png", "samples.npy")
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,14 @@ def plan(
         options: by name: a training option (`steps`), `model.NAME` or `data.NAME`.
 
     Raises:
-        KeyError: the catalog has no such topic or preset.
-        RunError: a training option is unknown or makes no sense.
+        RunError: there is no such topic, preset or option, or a value makes no sense.
     """
     from flowcourse import catalog
 
-    chosen = catalog.topic(topic).preset(preset)
+    try:
+        chosen = catalog.topic(topic).preset(preset)
+    except KeyError as error:
+        raise RunError(error.args[0]) from error
     changes: dict[str, dict[str, Any]] = {"": {}, "model": {}, "data": {}}
     for name, value in (options or {}).items():
         group, _, key = name.rpartition(".")
@@ -124,21 +127,25 @@ def build(description: Mapping[str, Any], data: Any, seed: int) -> nn.Module:
     from flowcourse import catalog
 
     topic = catalog.topic(description["topic"])
-    with torch.random.fork_rng():
+    with private_randomness():
         torch.manual_seed(derive(INITIALIZE, seed))
         try:
             return topic.build(tuple(data.event_shape), data.levels, **description["model"])
-        except TypeError as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise RunError(
-                f"{topic.module}.build does not take the options {description['model']}: {error}"
+                f"{topic.module}.build does not accept data of shape {tuple(data.event_shape)} "
+                f"with the options {description['model']}: {error}"
             ) from error
 
 
 def load_data(description: Mapping[str, Any]) -> "Dataset":
-    """The data set of a run."""
+    """The data set of a run; RunError if it has no such name or option."""
     from flowcourse import data
 
-    return data.load(description["data"]["name"], **description["data"]["options"])
+    try:
+        return data.load(description["data"]["name"], **description["data"]["options"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -215,9 +222,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def clear(folder: Path) -> None:
     """Remove what a run has written into its folder, and nothing else."""
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    for name in ("run.json", "metrics.csv", WEIGHTS, "evaluation.json"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("samples.png", "samples.npy"):
+    for name in (WEIGHTS, "run.json", "metrics.csv", *EVALUATED):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from flowcourse.training.errors import RunError
@@ -37,7 +38,7 @@ def read_json(path: Path) -> Any:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors by name. Tensors that share memory are written once each."""
     owned = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    _replace(path, lambda temporary: save_file(owned, temporary))
+    _replace(path, lambda temporary: temporary.write_bytes(to_bytes(owned)))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -70,7 +71,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     state = read_json(folder / "state.json")
     if not isinstance(state, dict) or "tensors" not in state:
         raise _damaged(folder / "state.json", "it does not name its tensors")
-    return state, read_tensors(folder / state["tensors"])
+    return state, read_tensors(folder / state.pop("tensors"))
 
 
 def _existing(path: Path) -> Path:

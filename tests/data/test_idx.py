@@ -1,5 +1,6 @@
 """IDX files: written here, read by the package."""
 
+import dataclasses
 import gzip
 import struct
 
@@ -65,7 +66,7 @@ def test_load_from_a_folder(name, folder):
 
 def test_a_folder_installed_by_debian_is_found_unasked(folder, monkeypatch):
     source = online.SOURCES["fashion_mnist"]
-    installed = online.dataclasses.replace(source, debian_folder=str(folder))
+    installed = dataclasses.replace(source, debian_folder=str(folder))
     monkeypatch.setitem(online.SOURCES, "fashion_mnist", installed)
     assert "fashion_mnist" in available() and "mnist" not in available()
     assert len(load("fashion_mnist").train) == 5

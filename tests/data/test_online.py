@@ -50,7 +50,8 @@ def test_fetched_once_then_read_from_the_cache(name, openml):
     data = load(name, download=True)
     [call] = openml.calls
     assert call["data_id"] == SOURCES[name].data_id
-    assert call["parser"] == "liac-arff" and call["as_frame"] is False
+    assert call["parser"] == "liac-arff"
+    assert call["as_frame"] is False and call["cache"] is False
 
     shape = (3, 32, 32) if name == "cifar10" else (1, 28, 28)
     assert data.event_shape == shape and data.levels == 256 and data.train.dtype == torch.uint8

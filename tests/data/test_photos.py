@@ -55,6 +55,7 @@ def test_the_last_fifth_of_train_can_be_held_out(size):
     train, _ = patch_corners(size)
     border = len(train) * 4 // 5
     assert not (cover(train[:border], size) & cover(train[border:], size)).any()
+    assert {photo for photo, _, _ in train[border:]} == {0, 1}
 
 
 @both_sizes

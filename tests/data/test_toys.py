@@ -32,7 +32,7 @@ def draw(toy, n, seed=12345):
 
 
 def raw(toy, z):
-    return z * torch.tensor(toy.sd) + torch.tensor(toy.mean)
+    return z * z.new_tensor(toy.sd) + z.new_tensor(toy.mean)
 
 
 # --- the density is a density, and the right one -------------------------------------------------
@@ -179,7 +179,7 @@ def test_pinwheel_is_a_mixture_of_normals_behind_a_twist_that_keeps_areas():
 def test_checkerboard_has_eight_equal_dark_squares():
     toy = Checkerboard()
     middles = torch.arange(-2.5, 3, dtype=torch.float64)  # six by six squares, a border around
-    points = torch.cartesian_prod(middles, middles) / torch.tensor(toy.sd)
+    points = torch.cartesian_prod(middles, middles) / toy.sd[0]
     density = toy.log_density(points).exp().reshape(6, 6) / math.prod(toy.sd)
     board = torch.zeros(6, 6, dtype=torch.float64)
     board[1:5:2, 1:5:2] = board[2:5:2, 2:5:2] = 1 / 8

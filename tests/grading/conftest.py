@@ -4,30 +4,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat import NotebookNode
 
 import flowcourse.checks
 from flowcourse.grading.course import CONFIG
+from flowcourse.grading.notebook import ProblemSet
+from flowcourse.grading.release import load, release
+
+# Its checks belong to a package made below; pytest must not import them a second time.
+collect_ignore = ["course"]
 
 REPOSITORY = Path(__file__).parents[2]
 COURSE = Path(__file__).parent / "course"
 
 
-def run(command: list[str], cwd: Path, **options) -> subprocess.CompletedProcess:
-    """Run a command as an instructor would, in a folder; fails with its output."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
-    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def nbgrader(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run `nbgrader ...` in a course."""
-    return run([sys.executable, "-m", "nbgrader", *arguments], cwd)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def root(tmp_path_factory) -> Path:
     """A repository in small: the real package and settings, and a problem set called `tiny`.
 
@@ -41,18 +37,47 @@ def root(tmp_path_factory) -> Path:
     for path in (REPOSITORY / "flowcourse").iterdir():
         if path.name != "checks":
             (package / path.name).symlink_to(path)
-    for path in [*(REPOSITORY / "flowcourse" / "checks").glob("*.py"), COURSE / "checks/tiny.py"]:
+    for path in [*(REPOSITORY / "flowcourse/checks").glob("*.py"), COURSE / "checks/tiny.py"]:
         (package / "checks" / path.name).symlink_to(path)
     return folder
 
 
-@pytest.fixture(autouse=True)
-def in_the_course(root, monkeypatch):
-    """Work in that repository; put back what its settings change in this process."""
-    monkeypatch.chdir(root)
-    monkeypatch.setenv("PYTHONPATH", str(root))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    folders = [*flowcourse.checks.__path__, str(COURSE / "checks")]
-    monkeypatch.setattr(flowcourse.checks, "__path__", folders)
-    assert os.getcwd() == str(root)
+@pytest.fixture(scope="package", autouse=True)
+def in_the_course(root):
+    """Work in that repository, and let this process find its checks too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("PYTHONPATH", str(root))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(sys, "path", list(sys.path))  # the settings add to it
+        folders = [*flowcourse.checks.__path__, str(COURSE / "checks")]
+        patch.setattr(flowcourse.checks, "__path__", folders)
+        yield
+
+
+@pytest.fixture(scope="session")
+def nbgrader() -> Callable[..., str]:
+    """Run `nbgrader ...` as an instructor does; returns all that it printed, must succeed."""
+
+    def run(*arguments: str, cwd: Path | None = None) -> str:
+        command = [sys.executable, "-m", "nbgrader", *arguments]
+        # With pytest's variable, kernels do not collect what C code writes to stderr.
+        env = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="package")
+def tiny(in_the_course, root) -> ProblemSet:
+    """The small problem set, read."""
+    return load("tiny", root)
+
+
+@pytest.fixture(scope="package")
+def tiny_release(in_the_course, root, tiny) -> NotebookNode:
+    """Its release."""
+    content = release([tiny], root)["tiny"]["tiny.ipynb"]
+    return nbformat.reads(content.decode(), as_version=4)
