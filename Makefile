@@ -17,25 +17,26 @@ BOOK := $(STAMPS)/book
 SCORES := _build/scores.txt
 
 PACKAGE := $(shell find flowcourse -name '*.py')
-RELEASE := $(wildcard flowcourse/*.py flowcourse/checks/*.py flowcourse/grading/*.py)
-PROBLEMS := $(wildcard solutions/*/*.md)
-PAGES := $(shell find book -type f -not -path '*/.*')
+PROBLEMS := $(shell find solutions -type f -not -path '*/.*' -not -name '*.ipynb')
+PAGES := $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all book clean doctor exercises grade help lab links lint pins results status test
+# What is parallel is inside the steps; drift must be looked for before exercises are made anew.
+.NOTPARALLEL:
+.PHONY: all book clean doctor drift exercises grade help lab links lint pins results status test
 
 all: $(BOOK) $(SCORES) ## install, build the book, generate the exercises, grade a sample class
 	@echo
 	@cat $(SCORES)
 	@echo
-	@echo "The book:          open _build/html/index.html"
-	@echo "The problem sets:  make lab, then open exercises/nice/nice.ipynb"
-	@echo "The class above:   make lab, then Nbgrader > Formgrader"
-	@echo "Before a change:   make test"
-	@echo "Everything else:   make help"
+	@echo "To read the book, open            _build/html/index.html"
+	@echo "To solve a problem set, run       make lab   and open a notebook of exercises/"
+	@echo "To see the class above, open      _build/class/feedback/"
+	@echo "After a change of the code, run   make test"
+	@echo "For everything else, run          make help"
 
-test: lint $(BOOK) $(EXERCISES) ## run every check: lint, types, unit and property tests, doctests, notebooks, drift
+test: lint drift $(BOOK) ## run every check: lint, types, unit and property tests, doctests, notebooks, drift
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests flowcourse scripts solutions \
 	    --doctest-modules --nbval-lax --nbval-current-env -n $(WORKERS) --dist loadfile
 
@@ -60,8 +61,11 @@ lint: $(INSTALLED) ## check style, types and spelling
 	$(BIN)/mypy
 	$(BIN)/codespell
 
-links: $(INSTALLED) ## check the links of the book (needs the network)
-	$(BIN)/jupyter-book build . --builder linkcheck --path-output _build/linkcheck
+drift: $(INSTALLED) ## check that exercises/ is what solutions/ gives, writing nothing
+	$(BIN)/python -m flowcourse.grading.release --check
+
+links: $(EXERCISES) ## check the links of the book (needs the network)
+	$(BIN)/jupyter-book build . --builder linkcheck
 
 doctor: $(INSTALLED) ## say what is installed, which device is used and what is missing
 	$(BIN)/flowcourse doctor
@@ -82,13 +86,13 @@ help: ## show this list
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("flowcourse needs Python 3.11 or newer and $(PYTHON) is " + v + ": run make PYTHON=/path/to/a/newer/python.")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv: several minutes the first time."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    $(if $(CONSTRAINTS),-c $(CONSTRAINTS),--upgrade --upgrade-strategy eager) -e '.[all]'
 	@touch $@
 
-$(EXERCISES): $(INSTALLED) $(RELEASE) $(PROBLEMS)
+$(EXERCISES): $(INSTALLED) $(PACKAGE) $(PROBLEMS)
 	$(BIN)/python -m flowcourse.grading.release
 	@mkdir -p $(@D) && touch $@
 

@@ -29,7 +29,7 @@ def test_each_requirement_gets_its_verdict():
         "absent-dev": "missing",
         "absent-book": "missing",
     }
-    assert packages["torch"].installed == torch.__version__
+    assert packages["torch"].installed == version("torch")
     assert [packages[f"absent-{extra}"].extra for extra in ("core", "dev", "book")] == [
         "",
         "dev",

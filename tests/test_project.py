@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import flowcourse
 from benchmarks import readme_figure
 from flowcourse import status
+from flowcourse.bijector import sum_event
 from flowcourse.doctor import EXTRAS, read_pins
 from scripts import pins
 
@@ -98,6 +100,11 @@ def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).group(1)
     assert flowcourse.__version__ == version("flowcourse") == citation["version"] == newest
+
+
+def test_stated_shapes_are_checked_on_every_call_in_tests():
+    with pytest.raises(TypeCheckError, match="terms"):
+        sum_event(torch.ones(2, 3, dtype=torch.int64))
 
 
 # Commands

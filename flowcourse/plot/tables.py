@@ -127,31 +127,41 @@ def results_table(
     return Table(headers, rows, numbers=(1, 3, 5, 6))
 
 
-def reported(data: str | None = None, file: Path | None = None) -> list[dict]:
-    """Return what papers reported, in order of year: the rows of `book/reported.json`.
+def reported(data: str, unit: str | None = None, file: Path | None = None) -> list[dict]:
+    """Return what papers reported on a data set, in order of year.
+
+    Args:
+        data: the data set.
+        unit: "bits/dim" or "nats"; None for both.
+        file: `book/reported.json` if None.
 
     Keys: `model, family, year, data, value, unit, kind, cite, verified, note`; `kind` is "exact"
     or "bound", `cite` a key of `book/references.bib`, `verified` False for a figure that was not
     checked against a source.
     """
     rows = json.loads((BOOK / "reported.json" if file is None else file).read_text())
-    return sorted((r for r in rows if data in (None, r["data"])), key=lambda r: r["year"])
+    found = [r for r in rows if r["data"] == data and unit in (None, r["unit"])]
+    return sorted(found, key=lambda r: r["year"])
 
 
 def reported_table(
-    data: str = "cifar10", models: Sequence[str] | None = None, file: Path | None = None
+    data: str = "cifar10",
+    models: Sequence[str] | None = None,
+    unit: str | None = None,
+    file: Path | None = None,
 ) -> Table:
     """What papers printed, each figure with its citation.
 
     Args:
         data: the data set.
         models: names to show, or None for all.
+        unit: as for `reported`.
         file: as for `reported`.
 
     Raises:
         LookupError: a name is not in the file.
     """
-    rows = reported(data, file)
+    rows = reported(data, unit, file)
     missing = set(models or ()) - {row["model"] for row in rows}
     if missing:
         known = sorted({row["model"] for row in rows})
