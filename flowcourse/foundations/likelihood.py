@@ -96,7 +96,9 @@ class UniformDequantizer(nn.Module):
             The noisy data, and $\log q(u|x) = 0$ nats for each example: the term that the
             dequantizer owes the bound.
         """
-        return x + torch.rand_like(x), x.new_zeros(x.shape[0])
+        y = x + torch.rand_like(x)
+        # In float32, 255 + u rounds up to 256 for seven draws in a million; in bfloat16, for half.
+        return torch.where(y < x + 1, y, x), x.new_zeros(x.shape[0])
 
 
 class DequantizedFlow(nn.Module):
@@ -135,6 +137,8 @@ class DequantizedFlow(nn.Module):
 
     def log_prob(self, x: Tensor, draws: int = 1) -> LogProb:
         r"""A lower bound on $\log P(x)$ in nats; importance-weighted over `draws` noise samples."""
+        if draws < 1:
+            raise ValueError(f"Expected one noise draw or more and got draws={draws}.")
         return importance_weighted_bound(torch.stack([self(x) for _ in range(draws)]))
 
     def bits_per_dim(self, x: Tensor, draws: int = 1) -> LogProb:

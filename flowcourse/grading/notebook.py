@@ -138,7 +138,7 @@ class _Reader:
         self._check_declared([problem.exercise for problem in problems])
         self._check_independence()
         if not any(problem.other_style for problem in problems):
-            self.fail(None, "at least one answer needs a second one, in a cell tagged `other-style`")
+            self.fail(None, "at least one answer needs a second one, tagged `other-style`")
         if self.errors:
             where = f"solutions/{self.topic}/{self.topic}.md"
             listing = "\n".join(f"  - {error}" for error in self.errors)
@@ -219,23 +219,25 @@ class _Reader:
         return pairs
 
     def _problem(self, answer: _Cell, other: _Cell | None, check: _Cell) -> Problem | None:
-        match check.tree:
-            case ast.Module(body=[ast.Expr(ast.Call(ast.Name("check"), [a, b], []))]):
-                exercise, name = a, b
+        match check.tree.body if check.tree else []:
+            case [
+                ast.Expr(
+                    ast.Call(
+                        ast.Name("check"),
+                        [ast.Constant(str(exercise)), ast.Name(name)],
+                        keywords=[],
+                    )
+                )
+            ]:
+                pass
             case _:
-                exercise = name = None
-        if not (
-            isinstance(exercise, ast.Constant)
-            and isinstance(exercise.value, str)
-            and isinstance(name, ast.Name)
-        ):
-            self.fail(check, 'expected exactly one line, check("TOPIC.exercise", Name)')
-            return None
-        self._check_answer(answer, name.id)
-        if other and other.tree and name.id not in _bound(other.tree):
-            self.fail(other, f"does not bind {name.id}, which the check reads")
+                self.fail(check, 'expected exactly one line, check("TOPIC.exercise", Name)')
+                return None
+        self._check_answer(answer, name)
+        if other and other.tree and name not in _bound(other.tree):
+            self.fail(other, f"does not bind {name}, which the check reads")
         source = other.node.source if other else None
-        return Problem(exercise.value, name.id, answer.node.source, source)
+        return Problem(exercise, name, answer.node.source, source)
 
     def _check_answer(self, cell: _Cell, name: str) -> None:
         delimiters = ("BEGIN SOLUTION", "END SOLUTION")
@@ -269,9 +271,7 @@ class _Reader:
 
     def _check_independence(self) -> None:
         """An answer must not lean on an earlier answer: one mistake would cost twice."""
-        given = {
-            name for cell in self.cells if cell.kind == "setup" for name in _bound(cell.tree)
-        }
+        given = {name for cell in self.cells if cell.kind == "setup" for name in _bound(cell.tree)}
         earlier: set[str] = set()
         for cell in self.cells:
             if cell.kind == "answer" and cell.tree:

@@ -3,8 +3,8 @@
 `nbgrader_config.py` puts them in the place of nbgrader's own steps:
 
 - `ClearSolutions` makes the student's release;
-- `RestoreCells` comes before a submission runs and believes only what the student was asked to write;
-- `Execute` runs the cells and leaves in each test cell a number of points or an error, nothing between.
+- `RestoreCells` comes before a submission runs, and believes only what the student was to write;
+- `Execute` runs the cells, and leaves in each test cell a number of points or an error.
 """
 
 import copy

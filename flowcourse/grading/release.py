@@ -93,9 +93,7 @@ def drift(topic: str, files: Files, root: Path) -> str:
     """Describe how `exercises/TOPIC/` differs from `files`; empty when it does not."""
     folder = root / "exercises" / topic
     present = {
-        name: content
-        for name, content in read(folder).items()
-        if ".ipynb_checkpoints" not in name
+        name: content for name, content in read(folder).items() if ".ipynb_checkpoints" not in name
     }
     report = []
     for name in sorted(files.keys() | present.keys()):
@@ -143,7 +141,8 @@ def write_source(problem_set: ProblemSet, root: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m flowcourse.grading.release", description=__doc__.split("\n")[0])
+    summary = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser("python -m flowcourse.grading.release", None, summary)
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help="default: all of solutions/")
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     options = parser.parse_args(arguments)

@@ -250,7 +250,7 @@ def table(rows: list[Row]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    summary = __doc__.split("\n")[0]
+    summary = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser("python -m flowcourse.grading.sample_class", None, summary)
     parser.add_argument("--topics", nargs="+", metavar="TOPIC", help="default: all of solutions/")
     parser.add_argument("--students", nargs="+", metavar="NAME", help="default: all")

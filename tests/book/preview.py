@@ -1,24 +1,25 @@
-"""Build one page of the book by itself and take its picture.
+"""Take pictures of one page of the book, to look at it.
 
-    python -m tests.book.preview book/coupling/nice.md [folder for the pictures]
+    python -m tests.book.preview book/coupling/nice.md            build this page alone, then look
+    python -m tests.book.preview book/coupling/nice.md --built    the page as `make book` left it
 
-References to other pages stay unresolved in such a build; `make book` is the judge of those.
+A page built alone cannot resolve references to other pages; `make book` is the judge of those.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.book.site import HTML, ROOT, browser_page, chromium, served
+from tests.book.site import HTML, ROOT, browser_page, served
 
 SLICE = 2000  # pixels of height in one picture
 
 
 def screenshots(site: Path, page: Path, folder: Path) -> list[Path]:
     """Save the whole height of one built page as numbered pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
     taken = []
     with served(site) as address, browser_page(address, []) as browser:
         browser.goto(f"{address}/{page.relative_to(site)}", wait_until="load")
@@ -34,27 +35,24 @@ def screenshots(site: Path, page: Path, folder: Path) -> list[Path]:
 
 def build_alone(source: Path, folder: Path) -> Path:
     """Build a copy of the repository's book whose table of contents is this page only."""
-    for part in ("_config.yml", "book", "flowcourse"):
-        origin = ROOT / part
-        (shutil.copytree if origin.is_dir() else shutil.copy)(origin, folder / part)
+    shutil.copy(ROOT / "_config.yml", folder)
+    for part in ("book", "flowcourse", "exercises"):
+        shutil.copytree(ROOT / part, folder / part)
     (folder / "_toc.yml").write_text(f"format: jb-book\nroot: {source.with_suffix('')}\n")
-    subprocess.run(["jupyter-book", "build", str(folder)], check=True)
+    builder = Path(sys.executable).with_name("jupyter-book")
+    subprocess.run([builder, "build", folder], check=True)
     return folder / "_build" / "html"
 
 
 def main() -> int:
     """Build, photograph, and say where the pictures are."""
-    if len(sys.argv) < 2 or chromium() is None:
-        print(__doc__, "\nIt needs a page, and Chromium: apt-get install chromium")
-        return 2
-    source = Path(sys.argv[1])
-    pictures = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="preview-"))
-    if sys.argv[-1] == "--built":
-        built = HTML
-        pictures = Path(tempfile.mkdtemp(prefix="preview-"))
-    else:
-        built = build_alone(source, Path(tempfile.mkdtemp(prefix="book-")))
-    for picture in screenshots(built, built / source.with_suffix(".html"), pictures):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--built", action="store_true", help="do not build it again")
+    args = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="preview-"))
+    site = HTML if args.built else build_alone(args.page, work)
+    for picture in screenshots(site, site / args.page.with_suffix(".html"), work):
         print(picture)
     return 0
 

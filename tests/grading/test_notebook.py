@@ -81,7 +81,7 @@ RULES = {
     "exercise not checked": ('"tiny.order"', '"tiny.odor"', "tiny.order is declared but has no"),
     "checked twice": ('"tiny.order"', '"tiny.shift"', "check('tiny.shift') stands 2 times"),
     "check of two lines": ("order)", "order)\nprint()", "expected exactly one line, check("),
-    "check of an expression": ("tiny.order\", order", 'tiny.order", order[0]', "exactly one line"),
+    "check of an expression": ('tiny.order", order', 'tiny.order", order[0]', "exactly one line"),
     "no name in the answer": ('", order)', '", odor)', "does not bind odor, which the check reads"),
     "nothing visible": ("order = ...", "#", "does not bind order once the solution is removed"),
     "end missing": ("    ### END SOLUTION\n```", "```", "between lines `### BEGIN SOLUTION`"),

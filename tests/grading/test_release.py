@@ -32,9 +32,7 @@ def leaks(text: str, released: str) -> list[str]:
     secret, everything = solution_lines(text), [line.strip() for line in text.splitlines()]
     openly = Counter(everything) - Counter(secret)
     cells = json.loads(released)["cells"]
-    shown = Counter(
-        line.strip() for cell in cells for line in "".join(cell["source"]).splitlines()
-    )
+    shown = Counter(line.strip() for cell in cells for line in "".join(cell["source"]).splitlines())
     return [line for line in set(secret) if len(line) > 7 and shown[line] > openly[line]]
 
 

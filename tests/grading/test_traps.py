@@ -1,4 +1,4 @@
-"""The traps of nbgrader 0.9.6, each set in a submission and graded by the real `nbgrader autograde`.
+"""The traps of nbgrader 0.9.6, set in submissions and graded by the real `nbgrader autograde`.
 
 One class, one command; every student is a trap. Under nbgrader's own settings each of them is
 graded wrongly: silence and tags earn full marks, a warning costs everything, a deleted cell or a
@@ -79,8 +79,7 @@ def without_tests(notebook):
     notebook.cells = [
         cell
         for cell in notebook.cells
-        if not is_check(cell)
-        and cell.metadata.get("nbgrader", {}).get("grade_id") not in gone
+        if not is_check(cell) and cell.metadata.get("nbgrader", {}).get("grade_id") not in gone
     ]
 
 
