@@ -430,7 +430,7 @@ class Predict:
         density, level = Normal(mean, sd), torch.arange(4.0, dtype=torch.float64)
         probability = density.cdf(level + 1) - density.cdf(level)
         data = 0.7 * probability / probability.sum() + 0.3 / 4
-        u = torch.rand(8, 20_000, 4, dtype=torch.float64)
+        u = torch.rand(8, 5000, 4, dtype=torch.float64)
         log_p = density.log_prob(level + u)
         nats = {
             "A": -data @ log_p.mean(dim=(0, 1)),
@@ -443,7 +443,7 @@ class Predict:
         order = list(answer["order"])
         bounds = [letter for letter in order if letter in "ACD"]
 
-        x = torch.linspace(-12, 12, 4001, dtype=torch.float64)
+        x = torch.linspace(-12, 12, 2001, dtype=torch.float64)
         heavy, light = Normal(-distance / 2, 0.5), Normal(distance / 2, 0.5)
         p = weight * heavy.log_prob(x).exp() + (1 - weight) * light.log_prob(x).exp()
         centre = (0.5 - weight) * distance
@@ -576,7 +576,7 @@ class DebugMixture:
 # --- 7. Experiment: fit a density by maximum likelihood ------------------------------------------
 
 
-def fit_density(train: Tensor, components: int = 5, steps: int = 200):
+def fit_density(train: Tensor, components: int = 5, steps: int = 100):
     """Expectation maximisation of a mixture of normals, started at the quantiles."""
     start = (torch.arange(components).to(train) + 0.5) / components
     means, weights = train.quantile(start), torch.ones_like(start) / components
@@ -681,11 +681,11 @@ class FitDensity:
         weights = rng.permutation([0.25, 0.35, 0.4])
         means = rng.permutation([-4.0, 0.0, 4.0]) + rng.uniform(-0.5, 0.5, size=3)
         scales = rng.uniform(0.4, 0.9, size=3)
-        chosen = rng.choice(3, p=weights, size=6000)
+        chosen = rng.choice(3, p=weights, size=3000)
         points = rng.normal(means[chosen], scales[chosen])
         return {
-            "train": points[:2000],
-            "test": points[2000:],
+            "train": points[:1000],
+            "test": points[1000:],
             "weights": weights,
             "means": means,
             "scales": scales,
@@ -704,8 +704,8 @@ class FitDensity:
             return (torch.logsumexp(joint, dim=1) - found).mean()
 
         def normalised():
-            x = torch.linspace(-30, 30, 60_001, dtype=train.dtype)
-            found = torch.cat([log_density(part) for part in x.split(5000)])
+            x = torch.linspace(-20, 20, 16_001, dtype=train.dtype)
+            found = torch.cat([log_density(part) for part in x.split(4000)])
             return (torch.trapezoid(found.exp(), x) - 1).abs()
 
         return {"held_out": held_out, "normalised": normalised}

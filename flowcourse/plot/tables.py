@@ -114,7 +114,7 @@ def results_table(
         weighted = [run["bits_per_dim_iw"] for run in runs if run.get("bits_per_dim_iw")]
         rows.append(
             [
-                f"{topic}: {variant}",
+                variant if topic == "baselines" else f"{topic}: {variant}",
                 _with_error(mean(runs), max((run.get("standard_error") or 0.0) for run in runs)),
                 runs[0]["kind"],
                 f"{statistics.fmean(weighted):.3f} ({runs[0]['draws']} draws)" if weighted else "",

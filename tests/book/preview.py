@@ -22,13 +22,15 @@ def screenshots(site: Path, page: Path, folder: Path) -> list[Path]:
     """Save the whole height of one built page as numbered pictures."""
     taken = []
     with served(site) as address, browser_page(address, []) as browser:
+        browser.set_viewport_size({"width": 1280, "height": SLICE})
         browser.goto(f"{address}/{page.relative_to(site)}", wait_until="load")
         browser.wait_for_timeout(1500)
         height = browser.evaluate("document.documentElement.scrollHeight")
         for number, top in enumerate(range(0, height, SLICE)):
             picture = folder / f"{page.stem}-{number:02d}.png"
-            clip = {"x": 0, "y": top, "width": 1280, "height": min(SLICE, height - top)}
-            browser.screenshot(path=str(picture), clip=clip, full_page=True)
+            # Scrolling, because one tall picture is blank beyond the browser's texture size.
+            browser.evaluate(f"window.scrollTo(0, {top})")
+            browser.screenshot(path=str(picture))
             taken.append(picture)
     return taken
 

@@ -1,9 +1,16 @@
 """Every exercise accepts its reference and knows its mistakes; each mistake is a mutation test."""
 
+import ast
+import importlib
+from pathlib import Path
+
+import jupytext
 import pytest
 
 from flowcourse.catalog import TOPICS
 from flowcourse.checks import exercises
+
+ROOT = Path(__file__).parents[2]
 
 SEEDS = range(10)
 EXERCISES = [exercise for topic in TOPICS for exercise in exercises(topic.name)]
@@ -37,3 +44,26 @@ def test_inputs_are_fresh_and_repeatable(exercise):
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda t: t.name)
 def test_a_problem_set_has_at_least_four_exercises(topic):
     assert len(exercises(topic.name)) >= 4
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda t: t.name)
+def test_answers_import_only_what_the_problem_set_may_use(topic):
+    """The topic itself, or a later one, would be the answer ready-made."""
+    allowed = importlib.import_module(f"flowcourse.checks.{topic.name}").MAY_USE
+    forbidden = {t.module for t in TOPICS if t.name not in allowed}
+    notebook = jupytext.read(ROOT / topic.problem_set, fmt="md:myst")
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            modules = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules = {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+        else:
+            continue
+        assert not modules & forbidden, f"line {node.lineno} imports {modules & forbidden}"
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.name)
+def test_the_section_to_reread_exists(exercise):
+    chapter, _, label = exercise.read.partition("#")
+    assert f"({label})=" in (ROOT / chapter).read_text(encoding="utf-8")

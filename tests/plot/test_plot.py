@@ -113,7 +113,7 @@ def results(tmp_path):
 def test_results_are_averaged_over_seeds_and_sorted(results):
     table = plot.results_table(folder=results)
     worst, best = table.rows
-    assert worst[:3] == ["baselines: uniform", "4.088", "exact"] and worst[3] == ""
+    assert worst[:3] == ["uniform", "4.088", "exact"] and worst[3] == ""
     assert best == [
         "nice: laptop", "2.550 ± 0.012", "bound", "2.450 (64 draws)",
         "2, 2.500 to 2.600", "1,234,567", "98 s",
