@@ -1,10 +1,12 @@
 """The project's own files agree with each other: pins, ranges, commands, tables, links."""
 
+import ast
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,8 @@ from flowcourse.doctor import EXTRAS, read_pins
 from scripts import pins
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "flowcourse"
+GRADING = PACKAGE / "grading"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = read_pins((ROOT / "constraints.txt").read_text())
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -59,6 +63,38 @@ def test_ranges_admit_the_pins_and_have_a_floor(requirement):
     assert pinned.operator == "=="
     assert requirement.specifier.contains(pinned.version)
     assert any(specifier.operator == ">=" for specifier in requirement.specifier)
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names that a file imports from outside the standard library and this repository."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module)
+    tops = {name.partition(".")[0] for name in names}
+    return tops - sys.stdlib_module_names - {"benchmarks", "flowcourse"}
+
+
+@pytest.mark.parametrize(
+    ("files", "needs"),
+    [
+        (set(PACKAGE.rglob("*.py")) - set(GRADING.rglob("*.py")), "flowcourse"),
+        (set(GRADING.rglob("*.py")), "flowcourse[grading]"),
+        (set((ROOT / "benchmarks").rglob("*.py")), "flowcourse"),
+        (set((ROOT / "book").rglob("*.py")), "flowcourse[book]"),
+    ],
+    ids=["package", "grading", "benchmarks", "book"],
+)
+def test_what_is_imported_is_asked_for(files, needs):
+    """The mathematics works without the grading stack, and nothing leans on the developer's."""
+    wanted = set.union(*map(imported, files))
+    providers = packages_distributions()
+    declared = {canonicalize_name(asked.name) for asked, _ in pins.closure(needs)}
+    assert wanted
+    for name in wanted:
+        assert {canonicalize_name(p) for p in providers.get(name, [name])} & declared, name
 
 
 @pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"]))

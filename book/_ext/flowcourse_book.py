@@ -6,7 +6,8 @@
    and which files the status page can link to. A change there runs every page again; no change
    runs none.
 2. **Honest launch buttons.** Colab opens only `.ipynb` files from the repository, so the button
-   is taken off the pages kept as Markdown; Binder opens those through jupytext as notebooks.
+   is taken off the pages kept as Markdown. Binder opens those as notebooks through jupytext,
+   which the file `postBuild` tells it to do.
 """
 
 import hashlib
@@ -44,8 +45,6 @@ def fix_launch_buttons(app, pagename, templatename, context, doctree) -> None:
         if group.get("label") != "launch-buttons":
             continue
         group["buttons"] = [b for b in group["buttons"] if b["text"] != "Colab"]
-        for button in group["buttons"]:
-            button["url"] += "?factory=Jupytext%20Notebook"
 
 
 def setup(app: Sphinx) -> dict:

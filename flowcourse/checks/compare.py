@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.stats import ks_2samp
 
 __all__ = ["Comparison", "at_most", "close", "equal", "same_distribution"]
 
@@ -70,6 +69,9 @@ def same_distribution(answer: np.ndarray, expected: np.ndarray) -> str | None:
 
     The level is shared among the columns (Bonferroni).
     """
+    # Imported here: it takes long, every notebook with a check would wait, and few need it.
+    from scipy.stats import ks_2samp
+
     if complaint := _not_numeric(answer):
         return complaint
     if answer.ndim != expected.ndim or answer.shape[1:] != expected.shape[1:]:

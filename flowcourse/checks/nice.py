@@ -682,7 +682,7 @@ def fit_by(**options):
 class TrainMoons:
     reference = staticmethod(fit_by())
     parts = {"held_out_nll": 2, "mass": 1}
-    compare = {"held_out_nll": at_most(LIMIT, "nats"), "mass": close(0.05)}
+    compare = {"held_out_nll": at_most(LIMIT, "nats"), "mass": close(0.15)}
     mistakes = {
         "all couplings pass the same half: what density has the coordinate that never changes?": (
             fit_by(steps=100, parities=(0,) * 6)
@@ -692,7 +692,7 @@ class TrainMoons:
         "nothing but a scale has been trained: are the couplings in the list, and their "
         "parameters in the optimizer?": fit_by(steps=100, parities=()),
         "the loss goes down while the likelihood does, too: which of them should fall?": fit_by(
-            steps=10, sign=1
+            steps=2, sign=1
         ),
         "the log-determinant is subtracted, and training has fled to a density of mass far from "
         "1: which direction is log_det for?": fit_by(steps=100, flow_type=WrongSign),

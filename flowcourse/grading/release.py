@@ -48,7 +48,7 @@ def source_files(problem_set: ProblemSet, root: Path) -> Files:
     notebook = nbformat.writes(problem_set.notebook) + "\n"
     folder = root / "solutions" / problem_set.topic
     files = {
-        str(path.relative_to(folder)): path.read_bytes()
+        path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and path.suffix not in (".md", ".py", ".pyc", ".ipynb")
@@ -77,7 +77,7 @@ def release(problem_sets: list[ProblemSet], root: Path) -> dict[str, Files]:
 def read(folder: Path) -> Files:
     """Return the files of a folder, by their path in it."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def write(files: Files, folder: Path) -> None:

@@ -328,7 +328,7 @@ class _Training:
         if self.folder is not None and self.saved_step is not None:
             kept = f"The checkpoint after step {self.saved_step} is kept in {self.folder}"
         return TrainingDiverged(
-            f"The {what} is {value} at step {self.state.step}, with learning rate {rate:.3g}. "
+            f"The {what} is {value} after {self.state.step} updates, at learning rate {rate:.3g}. "
             f"{kept}. Try a lower learning_rate, a longer warmup_steps, a smaller clip_norm (now "
             f"{self.config.clip_norm}) or precision=64-true, and check that the data lie in the "
             "model's domain."

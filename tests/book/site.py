@@ -12,17 +12,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = ROOT / "_build" / "html"
-# Pages that Sphinx makes itself; they have no text of ours.
-GENERATED = {"genindex.html", "search.html", "index.html"}
 
 
-def pages(site: Path = HTML) -> list[Path]:
-    """Every page of ours in the built book; empty when it is not built."""
+def all_pages(site: Path = HTML) -> list[Path]:
+    """Every page of the built book, also the index and the search; empty if it is not built."""
     return [
         page
         for page in sorted(site.rglob("*.html"))
-        if page.name not in GENERATED and "_static" not in page.relative_to(site).parts
+        if "_static" not in page.relative_to(site).parts
     ]
+
+
+def written_pages(site: Path = HTML) -> list[Path]:
+    """The pages that have a source of ours."""
+    ours = ("book", "exercises")
+    return [page for page in all_pages(site) if page.relative_to(site).parts[0] in ours]
 
 
 @dataclass

@@ -8,9 +8,18 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 from flowcourse.catalog import TOPICS
-from tests.book.site import HTML, Page, browser_page, chromium, pages, served
+from tests.book.site import (
+    HTML,
+    ROOT,
+    Page,
+    all_pages,
+    browser_page,
+    chromium,
+    served,
+    written_pages,
+)
 
-PAGES = pages()
+PAGES = written_pages()
 needs_book = pytest.mark.skipif(not PAGES, reason="the book is not built: run `make book`")
 needs_browser = pytest.mark.skipif(
     chromium() is None, reason="no Chromium found: `apt-get install chromium` to open the pages"
@@ -37,7 +46,7 @@ def parsed(path: Path) -> Page:
 
 
 @needs_book
-@each_page
+@pytest.mark.parametrize("path", all_pages(), ids=lambda path: str(path.relative_to(HTML)))
 def test_page_asks_no_other_host(path):
     page = parsed(path)
     remote = [
@@ -98,6 +107,22 @@ def test_every_link_inside_the_book_leads_somewhere(path):
 
 
 @needs_book
+@each_page
+def test_launch_and_download_buttons_fit_the_format_of_the_page(path):
+    """Binder opens any notebook; Colab opens only those that the repository keeps as `.ipynb`."""
+    source = path.relative_to(HTML).with_suffix("")
+    problem_set = source.parts[0] == "exercises"
+    notebook = problem_set or "```{code-cell}" in (ROOT / source.with_suffix(".md")).read_text()
+    links = [attrs["href"] for tag, attrs in parsed(path).tags if tag == "a" and "href" in attrs]
+    places = {host: [link for link in links if host in link] for host in ("mybinder", "colab")}
+    assert len(places["mybinder"]) == notebook and len(places["colab"]) == problem_set
+    suffix = ".ipynb" if problem_set else ".md"
+    assert all(link.endswith(f"{source}{suffix}") for found in places.values() for link in found)
+    downloads = [link for link in links if "_sources/" in link and link.endswith(".ipynb")]
+    assert len(downloads) == notebook
+
+
+@needs_book
 def test_numbered_equations_have_numbers_and_targets():
     references = 0
     for path in PAGES:
@@ -136,7 +161,7 @@ def test_every_page_opens_in_a_browser_without_any_other_host():
             "response",
             lambda answer: answer.status >= 400 and errors.append(f"{answer.status} {answer.url}"),
         )
-        for path in PAGES:
+        for path in all_pages():
             formulas = sum(
                 "math" in attrs.get("class", "").split() for _, attrs in parsed(path).tags
             )

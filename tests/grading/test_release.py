@@ -71,11 +71,12 @@ def test_the_release_is_locked_where_it_must_be(tiny_release):
 
 
 def test_nbgraders_command_gives_the_committed_bytes(root, nbgrader, tiny_files):
+    assert releasing.main(["tiny"]) == 0
     stale = root / "solutions/tiny/tiny.ipynb"
     stale.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
-    for _ in range(2):  # the second time exercises/tiny is there already
-        nbgrader("generate_assignment", "tiny", cwd=root)
-        assert releasing.read(root / "exercises/tiny") == tiny_files
+    (root / "exercises/tiny/tiny.ipynb").write_text("yesterday's")
+    nbgrader("generate_assignment", "tiny", cwd=root)
+    assert releasing.read(root / "exercises/tiny") == tiny_files
     assert "BEGIN SOLUTION" in stale.read_text()
 
 

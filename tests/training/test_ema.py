@@ -29,7 +29,7 @@ def test_the_average_is_the_weighted_sum_that_its_decays_give(decay):
     values = torch.randn(12, 2, dtype=torch.float64)
     _, ema = averaged(decay, values)
     decays = torch.tensor([min(decay, (1 + t) / (10 + t)) for t in range(12)], dtype=torch.float64)
-    # Weight of the value of step t: (1 - d_t) times all later decays; the start keeps their product.
+    # The value of step t has weight (1 - d_t) times all later decays; the start, all decays.
     kept = torch.stack([decays[t + 1 :].prod() for t in range(12)])
     start = torch.tensor([1.0, -2.0], dtype=torch.float64)
     expected = ((1 - decays) * kept) @ values + decays.prod() * start
