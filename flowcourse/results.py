@@ -24,7 +24,7 @@ PRESET = "laptop"
 # Every record is measured with these, so that its number can be found again.
 DRAWS, REPEATS, SEED = 64, 8, 0
 # Kept in the repository: one seed, and no more than this in bytes.
-KEPT_SEED, KEPT_SIZE = 0, 5_000_000
+KEPT_SEED, KEPT_SIZE = 0, 3_000_000
 # A record of bits per dimension has exactly these. Other quantities go by their own names.
 KEYS = (
     "topic variant data seed bits_per_dim bits_per_dim_iw draws standard_error kind parameters "

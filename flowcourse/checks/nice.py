@@ -685,19 +685,19 @@ class TrainMoons:
     compare = {"held_out_nll": at_most(LIMIT, "nats"), "mass": close(0.15)}
     mistakes = {
         "all couplings pass the same half: what density has the coordinate that never changes?": (
-            fit_by(steps=100, parities=(0,) * 6)
+            fit_by(steps=40, parities=(0,) * 6)
         ),
         "there is no scale at the end: how large can the density of a volume-preserving flow "
-        "be?": fit_by(steps=100, scaled=False),
+        "be?": fit_by(steps=40, scaled=False),
         "nothing but a scale has been trained: are the couplings in the list, and their "
-        "parameters in the optimizer?": fit_by(steps=100, parities=()),
+        "parameters in the optimizer?": fit_by(steps=40, parities=()),
         "the loss goes down while the likelihood does, too: which of them should fall?": fit_by(
             steps=2, sign=1
         ),
         "the log-determinant is subtracted, and training has fled to a density of mass far from "
-        "1: which direction is log_det for?": fit_by(steps=100, flow_type=WrongSign),
+        "1: which direction is log_det for?": fit_by(steps=40, flow_type=WrongSign),
         "log_prob is averaged over the coordinates, and its mass is not 1: what is the density of "
-        "independent coordinates?": fit_by(steps=100, flow_type=AveragedCoordinates),
+        "independent coordinates?": fit_by(steps=40, flow_type=AveragedCoordinates),
     }
 
     def draw(rng):

@@ -63,7 +63,8 @@ def describe_device(fabric: Fabric) -> str:
     if fabric.device.type == "cuda":
         name = torch.cuda.get_device_name(fabric.device)
     elif fabric.device.type == "cpu":
-        name = f"cpu, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        name = f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     else:
         name = fabric.device.type
     return name if fabric.world_size == 1 else f"{fabric.world_size} x {name}"
