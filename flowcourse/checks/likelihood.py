@@ -34,7 +34,7 @@ class BitsOfScaled:
     parts = {"integers": 1, "scaled": 2}
     mistakes = {
         "you forgot that rescaling changes the density: how many levels fit into a unit length of "
-        "y?": lambda ll, shape, levels, low, high: (-ll / (math.prod(shape) * math.log(2))),
+        "y?": lambda ll, shape, levels, low, high: -ll / (math.prod(shape) * math.log(2)),
         "the logarithm of the cell has the wrong sign: is the density of y higher or lower than "
         "that of x when y is squeezed into a short interval?": (
             lambda ll, shape, levels, low, high: bits_of_scaled(

@@ -308,17 +308,25 @@ def test_a_layer_that_initialises_itself_sees_the_first_batch_once(tmp_path):
 # Validation
 
 
-def test_early_stopping_keeps_the_best_averaged_weights(tmp_path):
+@pytest.mark.parametrize("cut", [False, True])
+def test_early_stopping_keeps_the_best_averaged_weights(tmp_path, cut):
     # Training pulls the mean from 0 to 10, past the held-out examples at 2.
     x = torch.cat([torch.full((64, 1), 10.0), torch.full((16, 1), 2.0)])
     data = Dataset("apart", x, x, None, (1,))
     options = config(
         steps=500, learning_rate=0.2, schedule="constant", validation=16, validate_every=1,
-        patience=7,
+        patience=7, checkpoint_every=1,
     )  # fmt: skip
-    model = Gaussian(features=1)
-    model.log_scale.requires_grad_(False)
-    result = quiet(model, data, options, tmp_path)
+
+    def model():
+        model = Gaussian(features=1)
+        model.log_scale.requires_grad_(False)
+        return model
+
+    if cut:  # two updates before it would have stopped, with the best weights five behind
+        steps = quiet(model(), data, options).steps
+        interrupted(model(), data, options, tmp_path, steps - 2)
+    result = quiet(model(), data, options, tmp_path)
     curve = [row["validation"] for row in result.history]
     best = curve.index(min(curve))
     assert 0 < best and result.steps == len(curve) == best + 1 + 7 < 500
@@ -326,6 +334,23 @@ def test_early_stopping_keeps_the_best_averaged_weights(tmp_path):
     held_out = -result.model(x[-16:]).mean().item()
     assert held_out == pytest.approx(min(curve), abs=1e-6)
     assert abs(result.model.mean.item() - 2) < 0.2
+
+
+def test_validation_has_no_dropout_and_the_averaged_weights(histogram, counts):
+    result = quiet(histogram(0.5), counts, config(validation=16, validate_every=12))
+    held_out = -result.model(counts.train[-16:]).mean().item()
+    assert result.history[-1]["validation"] == pytest.approx(held_out, abs=1e-6)
+
+
+def test_every_validation_sees_the_same_noise():
+    class Noisy(Gaussian):
+        def forward(self, x):
+            return super().forward(x + torch.rand_like(x))
+
+    options = config(learning_rate=1e-9, validation=16, validate_every=4)
+    history = quiet(Noisy(), gaussian(), options).history
+    values = [row["validation"] for row in history if row["validation"] is not None]
+    assert len(values) == 3 and values == pytest.approx([values[0]] * 3, abs=1e-6)
 
 
 def test_without_patience_training_goes_on():
