@@ -124,27 +124,37 @@ class Exercise:
                     found[part] = _attempt(_array, results[part])
         return found
 
-    def grade(self, found: Values, inputs: Mapping[str, Any], seed: int) -> Outcome:
+    def grade(
+        self, found: Values, inputs: Mapping[str, Any], seed: int, diagnose: bool = True
+    ) -> Outcome:
         """Compare an answer's values with the reference's, and name the mistake."""
+        if all(map(_unanswered, found.values())):
+            return Outcome(self.name, 0, self.points, ("not answered yet.",))
         expected = self.values(self.reference, inputs, seed)
         complaints = self._complaints(found, expected)
         points = sum(p for part, p in self.parts.items() if part not in complaints)
         if not complaints:
             return Outcome(self.name, points, self.points)
-        diagnosis = self._diagnose(found, expected, set(complaints), inputs, seed)
+        diagnosis = None
+        if diagnose:
+            diagnosis = self._diagnose(found, expected, set(complaints), inputs, seed)
         messages = tuple(f"{part}: {text}" for part, text in complaints.items())
         if len(set(complaints.values())) == 1 and len(complaints) == len(self.parts):
             messages = (next(iter(complaints.values())),)  # one cause: say it once
         advice = tuple(filter(None, [f"Hint: {self.hint}", f"Read again: {self.read}"]))
         return Outcome(self.name, points, self.points, messages, diagnosis, advice)
 
-    def evaluate(self, answer: Any, seed: int | None = None) -> Outcome:
-        """Draw, probe and grade; without a seed the inputs are fresh every time."""
+    def evaluate(self, answer: Any, seed: int | None = None, diagnose: bool = True) -> Outcome:
+        """Draw, probe and grade; without a seed the inputs are fresh every time.
+
+        To diagnose a wrong answer, every mistake is probed: where only points are asked for, and
+        the probe trains a model, leave that out.
+        """
         if answer is ... or answer is None:
             return Outcome(self.name, 0, self.points, ("not answered yet.",))
         seed = secrets.randbelow(2**31) if seed is None else seed
         inputs = self.inputs(seed)
-        return self.grade(self.values(answer, inputs, seed), inputs, seed)
+        return self.grade(self.values(answer, inputs, seed), inputs, seed, diagnose)
 
     def _complaints(self, found: Values, expected: Values) -> dict[str, str]:
         complaints = {}
@@ -153,7 +163,7 @@ class Exercise:
                 raise RuntimeError(f"{self.name}: the reference itself fails at {part}: {right}")
             value = found[part]
             if isinstance(value, Failure):
-                if value.kind == "NotImplementedError" and "replace this line" in value.message:
+                if _unanswered(value):
                     complaints[part] = "not answered yet."
                 else:
                     complaints[part] = f"computing it raised {value}"
@@ -284,6 +294,13 @@ def _attempt(compute: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return compute(*arguments, **named)
     except Exception as error:
         return Failure(type(error).__name__, str(error))
+
+
+def _unanswered(value: "np.ndarray | Failure") -> bool:
+    """Whether the line that a release leaves in an answer's place has raised."""
+    if not isinstance(value, Failure):
+        return False
+    return value.kind == "NotImplementedError" and "replace this line" in value.message
 
 
 def _array(value: Any) -> np.ndarray:

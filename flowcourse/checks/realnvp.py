@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from flowcourse.bijector import Compose, sum_event
 from flowcourse.checks import at_most, close, equal, exercise
 from flowcourse.coupling import nice, realnvp
-from flowcourse.data.toys import Moons
 from flowcourse.flow import Flow, StandardNormal
-from flowcourse.nets import MLP
+from flowcourse.nets import zero_init
 
 # Topics that an answer may import, besides the modules that all topics share.
 MAY_USE = ("change_of_variables", "likelihood", "nice")
@@ -780,12 +779,21 @@ class LogitPreprocessing:
         }
 
 
-# 7. Train on two moons
+# 7. Train on a dot and a cloud
 
-TOY = Moons(noise=0.05)
-# The true density scores 1.131 nats, the reference 1.25 to 1.35. Flows of the same size that only
-# shift, with one scale at the end, stop above 1.43.
-LIMIT = 1.42
+# The true density scores 0.84 nats. No flow with a constant determinant gets below 1.77 (the
+# chapter's proposition); the reference reaches 0.74 to 1.0.
+LIMIT = 1.3
+
+
+def dot_and_cloud(rng: np.random.Generator, n: int, angle: float) -> np.ndarray:
+    """Points of two round Gaussians of equal weight, a narrow and a wide one."""
+    centres = np.array([[-1.5, 0.0], [1.2, 0.0]])
+    widths = np.array([[0.08], [0.8]])
+    which = rng.integers(2, size=n)
+    points = centres[which] + widths[which] * rng.standard_normal((n, 2))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return (points @ turn.T).astype(np.float32)
 
 
 class Fitted(Flow):
@@ -814,22 +822,25 @@ class OnlyShifts(realnvp.AffineCoupling):
 
 def train(
     data: Tensor,
-    steps: int = 500,
+    steps: int = 200,
     *,
     parities: tuple[int, ...] = (0, 1) * 4,
     coupling: type[realnvp.AffineCoupling] = realnvp.AffineCoupling,
     flow_type: type[Flow] = Fitted,
     sign: int = -1,
 ) -> Flow:
-    layers = [
-        coupling(MLP(2, [32, 32], 4), realnvp.alternating(parity), channels=2)
-        for parity in parities
-    ]
+
+    def net():
+        # tanh, because a network of ReLUs grows without bound where there are few points.
+        hidden = [nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh()]
+        return nn.Sequential(*hidden, zero_init(nn.Linear(32, 4)))
+
+    layers = [coupling(net(), realnvp.alternating(parity), channels=2) for parity in parities]
     flow = flow_type(Compose(*layers, nice.DiagonalScale((2,))), StandardNormal(2)).double()
     parameters = list(flow.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=0.01)
+    optimizer = torch.optim.Adam(parameters, lr=0.005)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=0.01, total_steps=steps, pct_start=0.2
+        optimizer, max_lr=0.005, total_steps=steps, pct_start=0.2
     )
     for _ in range(steps):
         batch = data[torch.randint(len(data), (256,))]
@@ -856,12 +867,12 @@ def fit_by(**options):
 
 
 @exercise(
-    "realnvp.train_moons",
-    read=f"{CHAPTER}#realnvp-experiment",
-    hint="eight couplings with two hidden layers of 32 units and 500 steps of Adam are enough, if "
-    "the rate rises to 0.01 and falls again, and gradients are clipped at norm 1.",
+    "realnvp.train_flow",
+    read=f"{CHAPTER}#realnvp-picture",
+    hint="eight couplings with two hidden layers of 32 tanh units and 300 steps of Adam are "
+    "enough, if the rate rises to 0.005 and falls again and gradients are clipped at norm 1.",
 )
-class TrainMoons:
+class TrainFlow:
     reference = staticmethod(fit_by())
     parts = {"held_out_nll": 3, "mass": 1}
     compare = {"held_out_nll": at_most(LIMIT, "nats"), "mass": close(0.1)}
@@ -869,9 +880,8 @@ class TrainMoons:
         "all couplings pass the same coordinate: what density has the one that never changes?": (
             fit_by(steps=50, parities=(0,) * 8)
         ),
-        "the couplings shift and do not scale: this is NICE, and the limit asks for more": (
-            fit_by(steps=50, coupling=OnlyShifts)
-        ),
+        "the couplings shift and do not scale: how well can any flow with a constant determinant "
+        "do on these data?": fit_by(steps=50, coupling=OnlyShifts),
         "training stopped before it had begun: how many steps did it take, and were the "
         "parameters of the networks in the optimizer?": fit_by(steps=2),
         "the loss goes down while the likelihood does, too: which of them should fall?": fit_by(
@@ -884,7 +894,8 @@ class TrainMoons:
     }
 
     def draw(rng):
-        return {"data": TOY.sample(2000, rng).numpy(), "test": TOY.sample(2000, rng).numpy()}
+        angle = rng.uniform(0, 2 * np.pi)
+        return {name: dot_and_cloud(rng, 2000, angle) for name in ("data", "test")}
 
     def probe(answer, data, test):
         import torch
@@ -893,7 +904,8 @@ class TrainMoons:
 
         def held_out_nll():
             with torch.no_grad():
-                return -flow.log_prob(test).mean()
+                # One stray point must not decide, so none counts for more than 20 nats.
+                return (-flow.log_prob(test)).clamp(max=20).mean()
 
         def mass():
             axis = torch.linspace(-6, 6, 361)

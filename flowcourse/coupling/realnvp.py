@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 Mask = Callable[[Tensor], Tensor]
+Net = Callable[..., Tensor]  # usually an nn.Module, whose parameters then train with the flow
 
 
 def alternating(parity: int) -> Mask:
@@ -91,7 +92,7 @@ class AffineCoupling(Bijector):
     Source: Dinh et al. (2017), eqs. 4-8 and section 3.7 (the bounded scale).
     """
 
-    def __init__(self, net: nn.Module, mask: Mask, channels: int, shift_first: bool = False):
+    def __init__(self, net: Net, mask: Mask, channels: int, shift_first: bool = False):
         super().__init__()
         self.net = net
         self.mask = mask

@@ -77,5 +77,6 @@ def expected_points(student: Student, exercise: str) -> float:
     """What an exercise must score; for a mistake, the partial credit its check gives in-process."""
     declared = get(exercise)
     if exercise in student.mistakes:
-        return declared.evaluate(declared.mistakes[student.mistakes[exercise]]).points
+        mistake = declared.mistakes[student.mistakes[exercise]]
+        return declared.evaluate(mistake, diagnose=False).points
     return declared.points if exercise in student.right else 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 from torch.distributions import Normal, kl_divergence
 
 from flowcourse import Flow, StandardNormal
@@ -86,6 +86,16 @@ class TestBound:
         bound = importance_weighted_bound(torch.from_numpy(np.log(weights) - 5000))
         np.testing.assert_allclose(bound.numpy(), np.log(weights.mean(axis=0)) - 5000, rtol=1e-12)
 
+    def test_the_gap_is_the_divergence_from_the_flat_cell(self):
+        """log P(x) - E_u log p(x + u) = KL(U || p(u|x)), both sides by scipy's quadrature."""
+        density = stats.norm(MEAN, SD)
+        for x in range(LEVELS):
+            log_mass = exact_log_mass(np.array(float(x)))
+            gap = log_mass - integrate.quad(lambda u, x=x: density.logpdf(x + u), 0, 1)[0]
+            within = stats.truncnorm((x - MEAN) / SD, (x + 1 - MEAN) / SD, MEAN, SD)
+            divergence = -integrate.quad(lambda u, x=x, w=within: w.logpdf(x + u), 0, 1)[0]
+            assert gap == pytest.approx(divergence, abs=1e-9) and gap > 0
+
     def test_masses_of_all_levels_sum_to_one(self, torch_seed):
         # Mean 20 and standard deviation 2: nothing falls outside 0..40.
         wide = DequantizedFlow(Flow(Affine(-10.0, 0.5), StandardNormal(1)), 40).double()
@@ -107,7 +117,25 @@ class TestDequantizer:
         assert stats.kstest(y[:, 0].numpy() - 3, stats.uniform.cdf).pvalue > 1e-6
 
 
+class Posterior(torch.nn.Module):
+    """The best dequantizer there is: u drawn from the density itself, within the cell of x."""
+
+    def forward(self, x):
+        density = Normal(torch.full_like(x, MEAN), SD)
+        low, high = density.cdf(x), density.cdf(x + 1)
+        y = density.icdf(low + (high - low) * torch.rand_like(x))
+        return y, (density.log_prob(y) - (high - low).log()).flatten(1).sum(dim=1)
+
+
 class TestDequantizedFlow:
+    def test_the_posterior_as_dequantizer_makes_the_bound_exact(self, torch_seed):
+        """log p(x + u) - log q(u|x) is then log P(x) for every u: a wrong sign would show."""
+        model = DequantizedFlow(gaussian(3).flow, LEVELS, Posterior())
+        x = torch.randint(LEVELS, (20, 3)).double()
+        truth = torch.from_numpy(exact_log_mass(x.numpy()).sum(axis=1))
+        torch.testing.assert_close(model(x), truth, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(model.log_prob(x, draws=5), truth, rtol=1e-6, atol=1e-6)
+
     def test_samples_are_levels(self, torch_seed):
         samples = gaussian(2).sample(2000)
         assert samples.shape == (2000, 2) and samples.dtype == torch.int64
@@ -132,6 +160,10 @@ class TestDequantizedFlow:
     def test_other_values_are_refused(self, values, message):
         with pytest.raises(ValueError, match=message):
             gaussian().bits_per_dim(torch.tensor(values))
+
+    def test_one_draw_at_least(self):
+        with pytest.raises(ValueError, match="one noise draw or more and got draws=0"):
+            gaussian().log_prob(torch.zeros(1, 1), draws=0)
 
     def test_two_levels_at_least(self):
         with pytest.raises(ValueError, match="two levels and got 1"):

@@ -112,7 +112,7 @@ def interrupted(model, data, options, folder, after):
 
     def breaks(*_):
         nonlocal calls
-        calls += 1
+        calls += model.training  # validation does not count
         if calls > 1 + after * options.micro_batches:  # one pass initialises
             raise InterruptedError
 
