@@ -331,7 +331,7 @@ class DiscretizedLogistic:
         "far from the mean both CDFs round to the same number, and the logarithm of their "
         "difference is -inf: can you write it as a product?": _difference,
         "a floor under the probability hides the underflow: every far level costs the same, "
-        "however far": lambda *args: _difference(*args, floor=1e-12),
+        "however far": lambda x, mean, scale, levels: _difference(x, mean, scale, levels, 1e-12),
         "your cell is centred on x: here x stands for the interval [x, x + 1)": _centred,
         "you returned the log-density in the middle of the cell, not the log-probability of the "
         "cell": _midpoint,
@@ -576,7 +576,7 @@ class DebugMixture:
 # --- 7. Experiment: fit a density by maximum likelihood ------------------------------------------
 
 
-def fit_density(train: Tensor, components: int = 5, steps: int = 100):
+def fit_density(train: Tensor, components: int = 5, steps: int = 60):
     """Expectation maximisation of a mixture of normals, started at the quantiles."""
     start = (torch.arange(components).to(train) + 0.5) / components
     means, weights = train.quantile(start), torch.ones_like(start) / components
@@ -620,7 +620,7 @@ def _maximised_mean_of_p(train):
         )
         return torch.logsumexp(joint, dim=-1)
 
-    for _ in range(80):
+    for _ in range(50):
         optimizer.zero_grad()
         (-log_density(train).exp().mean()).backward()
         optimizer.step()
@@ -681,7 +681,7 @@ class FitDensity:
         weights = rng.permutation([0.25, 0.35, 0.4])
         means = rng.permutation([-4.0, 0.0, 4.0]) + rng.uniform(-0.5, 0.5, size=3)
         scales = rng.uniform(0.4, 0.9, size=3)
-        chosen = rng.choice(3, p=weights, size=2500)
+        chosen = rng.choice(3, p=weights, size=2000)
         points = rng.normal(means[chosen], scales[chosen])
         return {
             "train": points[:1000],
@@ -704,7 +704,7 @@ class FitDensity:
             return (torch.logsumexp(joint, dim=1) - found).mean()
 
         def normalised():
-            x = torch.linspace(-15, 15, 2001, dtype=train.dtype)
+            x = torch.linspace(-15, 15, 1501, dtype=train.dtype)
             found = log_density(x)
             return (torch.trapezoid(found.exp(), x) - 1).abs()
 

@@ -224,7 +224,7 @@ class BatchNorm(Bijector):
 
 
 def preprocess(
-    levels: int, form: Literal["code", "paper"] = "code", alpha: float = 0.05
+    levels: int, form: Literal["code", "paper"] = "code", alpha: float | Tensor = 0.05
 ) -> Bijector:
     r"""Squash levels into the open unit interval, then apply the logit.
 
