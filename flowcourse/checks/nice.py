@@ -9,6 +9,12 @@ from torch import Tensor, nn
 
 from flowcourse.bijector import Compose, sum_event
 from flowcourse.checks import at_most, close, equal, exercise
+from flowcourse.checks.fitted import (
+    AveragedCoordinates,
+    Fitted,
+    SubtractsTheLogDet,
+    trained_once,
+)
 from flowcourse.coupling import nice
 from flowcourse.data.toys import Moons
 from flowcourse.flow import Flow, StandardLogistic, StandardNormal
@@ -617,24 +623,6 @@ TOY = Moons(noise=0.05)
 LIMIT = 1.8
 
 
-class Fitted(Flow):
-    """A flow in double precision, so that the same seed trains to the same digits anywhere."""
-
-    def log_prob(self, x, context=None):
-        return super().log_prob(x.double(), context)
-
-
-class WrongSign(Fitted):
-    def log_prob(self, x, context=None):
-        z, log_det = self.bijector(x.double(), context)
-        return self.base.log_prob(z) - log_det
-
-
-class AveragedCoordinates(Fitted):
-    def log_prob(self, x, context=None):
-        return super().log_prob(x, context) / 2
-
-
 def train(
     data: Tensor,
     steps: int = 300,
@@ -661,16 +649,7 @@ def train(
 
 
 def fit_by(**options):
-    """A training function that trains once on the same data: grading asks for it several times."""
-    known: dict[bytes, Flow] = {}
-
-    def fit(data: Tensor) -> Flow:
-        key = data.numpy().tobytes()
-        if key not in known:
-            known[key] = train(data, **options)
-        return known[key]
-
-    return fit
+    return trained_once(train, **options)
 
 
 @exercise(
@@ -695,7 +674,7 @@ class TrainMoons:
             steps=2, sign=1
         ),
         "the log-determinant is subtracted, and training has fled to a density of mass far from "
-        "1: which direction is log_det for?": fit_by(steps=40, flow_type=WrongSign),
+        "1: which direction is log_det for?": fit_by(steps=40, flow_type=SubtractsTheLogDet),
         "log_prob is averaged over the coordinates, and its mass is not 1: what is the density of "
         "independent coordinates?": fit_by(steps=40, flow_type=AveragedCoordinates),
     }
