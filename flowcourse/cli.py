@@ -39,7 +39,7 @@ class Command:
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("topic", help="a topic with a model, see `flowcourse topics`")
     parser.add_argument("--data", help="a data set instead of the preset's")
-    parser.add_argument("--preset", default="laptop", help="laptop (default) or paper")
+    parser.add_argument("--preset", default="laptop", help="laptop (default) or another")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), help="default: auto")
     parser.add_argument("--devices", type=int, metavar="N", help="processes, each on a device")
     parser.add_argument("--precision", help="32-true (default), 64-true or bf16-mixed")
@@ -171,7 +171,7 @@ def _sample(args: argparse.Namespace) -> int:
 
 
 def _results_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", metavar="TOPIC", help="default: every topic with a laptop preset")
+    parser.add_argument("--only", metavar="TOPIC", help="default: all that a laptop can train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--resume",

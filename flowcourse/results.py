@@ -20,7 +20,6 @@ __all__ = ["main", "measure", "read_records", "reevaluate", "write_records"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
-PRESET = "laptop"
 # Every record is measured with these, so that its number can be found again.
 DRAWS, REPEATS, SEED = 64, 8, 0
 # Kept in the repository: one seed, and no more than this in bytes.
@@ -41,7 +40,7 @@ def main(
     folder: Path = RESULTS,
     runs_folder: Path = Path("runs"),
 ) -> int:
-    """Train, measure and record every topic that has a preset for a laptop.
+    """Train, measure and record every preset that a laptop can train.
 
     Args:
         only: one topic; None for all.
@@ -51,26 +50,32 @@ def main(
         folder: where the records go.
         runs_folder: where the runs are kept.
     """
-    topics = [catalog.topic(only)] if only else [t for t in catalog.TOPICS if PRESET in t.presets]
-    for topic in topics:
+    topics = [catalog.topic(only)] if only else catalog.TOPICS
+    for name, preset in [(topic.name, preset) for topic in topics for preset in topic.measured]:
         for seed in seeds:
-            record = measure(topic.name, seed, command, folder, runs_folder, resume)
-            path = write_records(topic.name, [record], folder)
+            record = measure(name, preset, seed, command, folder, runs_folder, resume)
+            path = write_records(name, [record], folder)
             unit = "bits_per_dim" if "bits_per_dim" in record else "nats"
             print(
-                f"{topic.name}, seed {seed}: {record[unit]:.4f} ± {record['standard_error']:.4f} "
-                f"{unit} ({record['kind']}), in {path}"
+                f"{name} {preset}, seed {seed}: {record[unit]:.4f} ± "
+                f"{record['standard_error']:.4f} {unit} ({record['kind']}), in {path}"
             )
     return 0
 
 
 def measure(
-    topic: str, seed: int, command: str, folder: Path, runs_folder: Path, resume: bool = True
+    topic: str,
+    preset: str,
+    seed: int,
+    command: str,
+    folder: Path,
+    runs_folder: Path,
+    resume: bool = True,
 ) -> dict[str, Any]:
     """Train one run, or take it where it stands, and measure it on the test set, on the CPU."""
-    plan = runs.plan(topic, PRESET, options={"seed": seed})
+    plan = runs.plan(topic, preset, options={"seed": seed})
     run_folder = runs_folder / plan.name
-    line = f"flowcourse train {topic} --preset {PRESET} --data {plan.data} --seed {seed}"
+    line = f"flowcourse train {topic} --preset {preset} --data {plan.data} --seed {seed}"
     description = {**plan.description(), "command": line}
     data = runs.load_data(description)
     model = runs.build(description, data, seed)
@@ -81,7 +86,7 @@ def measure(
     evaluation = _evaluate(run_folder)
     record = {
         "topic": topic,
-        "variant": PRESET,
+        "variant": preset,
         "data": plan.data,
         "seed": seed,
         **_figures(evaluation, data.entropy_nats),

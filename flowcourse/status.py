@@ -11,7 +11,7 @@ from flowcourse.catalog import TOPICS, Topic
 __all__ = ["insert", "table"]
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN = "<!-- status: written by `make status` from flowcourse/catalog.py -->"
+BEGIN = "<!-- status: written by `make status` from flowcourse/catalog/ -->"
 END = "<!-- end of status -->"
 
 

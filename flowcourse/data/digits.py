@@ -1,13 +1,16 @@
 """Scikit-learn's handwritten digits: the data of the course's running thread."""
 
+from dataclasses import replace
+
 import sklearn.datasets
 import torch
 
 from flowcourse.data.dataset import Dataset
 
-__all__ = ["load_digits"]
+__all__ = ["load_binary_digits", "load_digits"]
 
 TRAIN_SIZE = 1500
+THRESHOLD = 8  # of 0..16
 
 
 def load_digits() -> Dataset:
@@ -35,4 +38,22 @@ def load_digits() -> Dataset:
         "UCI Machine Learning Repository, doi:10.24432/C50P49",
         train_labels=labels[:TRAIN_SIZE],
         test_labels=labels[TRAIN_SIZE:],
+    )
+
+
+def load_binary_digits() -> Dataset:
+    """The digits in black and white: 1 where the grey level is 8 or more; the same split.
+
+    Thirteen test images look like a training image once they have only two levels.
+
+    >>> load_binary_digits()
+    Dataset(name='binary_digits', levels=2, event_shape=(1, 8, 8), entropy_nats=None)
+    """
+    grey = load_digits()
+    return replace(
+        grey,
+        name="binary_digits",
+        train=(grey.train >= THRESHOLD).to(torch.uint8),
+        test=(grey.test >= THRESHOLD).to(torch.uint8),
+        levels=2,
     )

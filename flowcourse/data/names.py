@@ -3,6 +3,6 @@
 __all__ = ["NAMES", "OFFLINE", "ONLINE"]
 
 TOYS = ("moons", "circles", "pinwheel", "checkerboard", "eight_gaussians")
-OFFLINE = ("digits", "photo_patches", *TOYS)
+OFFLINE = ("digits", "binary_digits", "photo_patches", *TOYS)
 ONLINE = ("mnist", "fashion_mnist", "cifar10")
 NAMES = (*OFFLINE, *ONLINE)

@@ -29,8 +29,8 @@ ATTRIBUTION = (
 Corner = tuple[int, int, int]
 
 
-def load_photo_patches(size: int = 8) -> Dataset:
-    """Patches of `size` x `size` pixels, three colours, 256 levels.
+def load_photo_patches(size: int = 8, bits: int = 8) -> Dataset:
+    """Patches of `size` x `size` pixels, three colours, 256 levels or fewer.
 
     Each photo (427 rows, 640 columns) is divided into five vertical stripes of 128 columns: 80 for
     training, 8 unused, 32 for testing, 8 unused. So both sets are spread over both photos and share
@@ -42,22 +42,25 @@ def load_photo_patches(size: int = 8) -> Dataset:
 
     Args:
         size: 8 or 32, in pixels.
+        bits: how many of the 8 bits of each colour value are kept, the highest; 2**bits levels.
 
     Raises:
-        ValueError: another size.
+        ValueError: another size or number of bits.
 
     >>> load_photo_patches(size=32).test.shape
     torch.Size([130, 3, 32, 32])
     """
     if size not in (8, 32):
         raise ValueError(f"photo_patches come in size=8 and size=32, not size={size!r}.")
-    photos = load_sample_images().images
+    if bits not in range(1, 9):
+        raise ValueError(f"photo_patches come in bits=1 to bits=8, not bits={bits!r}.")
+    photos = [photo >> (8 - bits) for photo in load_sample_images().images]
     train, test = patch_corners(size)
     return Dataset(
         name="photo_patches",
         train=cut(photos, train, size),
         test=cut(photos, test, size),
-        levels=256,
+        levels=2**bits,
         event_shape=(3, size, size),
         license="CC BY 2.0",
         attribution=ATTRIBUTION,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from flowcourse.data.dataset import Dataset
-from flowcourse.data.digits import load_digits
+from flowcourse.data.digits import load_binary_digits, load_digits
 from flowcourse.data.names import NAMES, OFFLINE, ONLINE, TOYS
 from flowcourse.data.online import is_here, load_cifar10, load_mnist_like
 from flowcourse.data.photos import load_photo_patches
@@ -16,6 +16,7 @@ __all__ = ["available", "load"]
 
 LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": load_digits,
+    "binary_digits": load_binary_digits,
     "photo_patches": load_photo_patches,
     **{name: partial(load_toy, name) for name in TOYS},
     "mnist": partial(load_mnist_like, "mnist"),
@@ -27,8 +28,8 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
 def load(name: str, **options: Any) -> Dataset:
     r"""Load a data set by name; the same name and options always give the same tensors.
 
-    - `digits`: no options.
-    - `photo_patches`: `size` (8 or 32).
+    - `digits`, `binary_digits`: no options.
+    - `photo_patches`: `size` (8 or 32), `bits` (of each colour value, 1 to 8).
     - `moons`, `circles`, `pinwheel`, `checkerboard`, `eight_gaussians`: `n`, `n_test`, `seed`, and
       `noise` (all but the checkerboard).
     - `mnist`, `fashion_mnist`: `download`, `folder` (of IDX files).

@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import load, save
@@ -19,50 +18,12 @@ from torch.distributions import constraints
 
 from flowcourse.bijector import Bijector, Inverse, NoInverseError, sum_event
 from flowcourse.testing.jacobian import autograd_log_det
+from flowcourse.testing.report import Report, Result, Skip, error, run
 
-__all__ = ["PROPERTIES", "PropertyFailure", "PropertyResult", "Report", "check_bijector"]
+__all__ = ["PROPERTIES", "check_bijector"]
 
 EXACT = 1e-10  # float64
 SINGLE = 1e-5  # float32
-
-
-class PropertyFailure(AssertionError):
-    """A bijector breaks at least one property; the message lists all of them."""
-
-
-class PropertyResult(NamedTuple):
-    """The outcome of one property."""
-
-    name: str
-    passed: bool
-    error: float
-    tolerance: float
-    note: str = ""
-
-    def __str__(self) -> str:
-        mark = "skip" if math.isnan(self.tolerance) else "ok" if self.passed else "FAIL"
-        detail = self.note or f"error {self.error:.1e}, tolerance {self.tolerance:.0e}"
-        return f"{mark:4}  {self.name:28}  {detail}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """All properties of one bijector; printing it gives a table."""
-
-    subject: str
-    results: tuple[PropertyResult, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether no property failed."""
-        return all(result.passed for result in self.results)
-
-    def __str__(self) -> str:
-        return "\n".join([self.subject, *map(str, self.results)])
-
-
-class _Skip(Exception):
-    """A property that does not apply; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +47,11 @@ class _Case:
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         try:
             return self.bijector.inverse(z, self.context)
-        except NoInverseError as error:
-            raise _Skip("no analytic inverse") from error
+        except NoInverseError as missing:
+            raise Skip("no analytic inverse") from missing
 
 
-def _error(actual: Tensor, expected: Tensor) -> float:
-    """Largest relative difference; infinite for a wrong shape or any NaN."""
-    if actual.shape != expected.shape:
-        return math.inf
-    difference = (actual - expected).abs() / expected.abs().clamp(min=1)
-    return math.inf if difference.isnan().any() else difference.max().item()
-
-
-def shapes(case: _Case) -> tuple[float, float, str]:
+def shapes(case: _Case) -> Result:
     """z has the batch of x; log_det is (batch,); so has the inverse."""
     z, log_det = case.forward()
     expected = (case.x.shape[0],)
@@ -108,7 +61,7 @@ def shapes(case: _Case) -> tuple[float, float, str]:
     return 0.0 if ok else math.inf, 0.0, note
 
 
-def dtypes(case: _Case) -> tuple[float, float, str]:
+def dtypes(case: _Case) -> Result:
     """float32 in gives float32 out, float64 gives float64."""
     found = []
     for dtype in (torch.float32, torch.float64):
@@ -117,58 +70,58 @@ def dtypes(case: _Case) -> tuple[float, float, str]:
     return 0.0 if all(found) else math.inf, 0.0, "output has the dtype of the input"
 
 
-def round_trip(case: _Case) -> tuple[float, float, str]:
+def round_trip(case: _Case) -> Result:
     """inverse(forward(x)) = x."""
     z, _ = case.forward()
-    return _error(case.inverse(z)[0], case.x), EXACT, ""
+    return error(case.inverse(z)[0], case.x), EXACT, ""
 
 
-def round_trip_from_latent(case: _Case) -> tuple[float, float, str]:
+def round_trip_from_latent(case: _Case) -> Result:
     """forward(inverse(z)) = z."""
     z, _ = case.forward()
     x, _ = case.inverse(z)
-    return _error(case.bijector(x, case.context)[0], z), EXACT, ""
+    return error(case.bijector(x, case.context)[0], z), EXACT, ""
 
 
-def round_trip_float32(case: _Case) -> tuple[float, float, str]:
+def round_trip_float32(case: _Case) -> Result:
     """inverse(forward(x)) = x in float32."""
     single = case.to(torch.float32)
     z, _ = single.forward()
-    return _error(single.inverse(z)[0], single.x), SINGLE, ""
+    return error(single.inverse(z)[0], single.x), SINGLE, ""
 
 
-def log_det_is_the_jacobian(case: _Case) -> tuple[float, float, str]:
+def log_det_is_the_jacobian(case: _Case) -> Result:
     """forward's log_det against the autograd Jacobian."""
     _, log_det = case.forward()
-    return _error(log_det, autograd_log_det(case.bijector, case.x, case.context)), EXACT, ""
+    return error(log_det, autograd_log_det(case.bijector, case.x, case.context)), EXACT, ""
 
 
-def inverse_log_det_is_the_jacobian(case: _Case) -> tuple[float, float, str]:
+def inverse_log_det_is_the_jacobian(case: _Case) -> Result:
     """inverse's log_det against the autograd Jacobian of the inverse."""
     z, _ = case.forward()
     _, log_det = case.inverse(z)
     truth = autograd_log_det(Inverse(case.bijector), z.detach(), case.context)
-    return _error(log_det, truth), EXACT, ""
+    return error(log_det, truth), EXACT, ""
 
 
-def log_dets_cancel(case: _Case) -> tuple[float, float, str]:
+def log_dets_cancel(case: _Case) -> Result:
     """inverse log_det = - forward log_det."""
     z, log_det = case.forward()
-    return _error(case.inverse(z)[1], -log_det), EXACT, ""
+    return error(case.inverse(z)[1], -log_det), EXACT, ""
 
 
-def examples_are_independent(case: _Case) -> tuple[float, float, str]:
+def examples_are_independent(case: _Case) -> Result:
     """Each example alone gives what it gives in its batch."""
     z, log_det = case.forward()
     worst = 0.0
     for i in range(case.x.shape[0]):
         context = None if case.context is None else case.context[i : i + 1]
         z_i, log_det_i = case.bijector(case.x[i : i + 1], context)
-        worst = max(worst, _error(z_i[0], z[i]), _error(log_det_i, log_det[i : i + 1]))
+        worst = max(worst, error(z_i[0], z[i]), error(log_det_i, log_det[i : i + 1]))
     return worst, EXACT, ""
 
 
-def gradients_are_finite(case: _Case) -> tuple[float, float, str]:
+def gradients_are_finite(case: _Case) -> Result:
     """Finite gradients at the given input and at its extremes, |x| = 1e3."""
     for x in (case.x, *_extremes(case)):
         x = x.clone().requires_grad_()
@@ -184,10 +137,10 @@ def gradients_are_finite(case: _Case) -> tuple[float, float, str]:
     return 0.0, 0.0, "finite, also at the extremes of the domain"
 
 
-def density_integrates_to_one(case: _Case) -> tuple[float, float, str]:
+def density_integrates_to_one(case: _Case) -> Result:
     """The density of a 1-D or 2-D flow with this bijector has mass 1."""
     if case.x.dim() != 2 or case.x.shape[1] > 2:
-        raise _Skip("only for events of shape (1,) and (2,)")
+        raise Skip("only for events of shape (1,) and (2,)")
     if case.context is not None:
         case = _Case(case.bijector, case.x, case.context[:1])
     log_base = _base_of(case.bijector.codomain)
@@ -203,7 +156,7 @@ def density_integrates_to_one(case: _Case) -> tuple[float, float, str]:
     return abs(mass - 1), 1e-4, ""
 
 
-def state_round_trips(case: _Case) -> tuple[float, float, str]:
+def state_round_trips(case: _Case) -> Result:
     """A saved and loaded state gives the same outputs."""
     z, log_det = case.forward()
     other = copy.deepcopy(case.bijector)
@@ -213,10 +166,10 @@ def state_round_trips(case: _Case) -> tuple[float, float, str]:
     state = {name: value.clone() for name, value in case.bijector.state_dict().items()}
     other.load_state_dict(load(save(state)))
     z_other, log_det_other = other(case.x, case.context)
-    return max(_error(z_other, z), _error(log_det_other, log_det)), 0.0, ""
+    return max(error(z_other, z), error(log_det_other, log_det)), 0.0, ""
 
 
-def runs_on_meta(case: _Case) -> tuple[float, float, str]:
+def runs_on_meta(case: _Case) -> Result:
     """Forward and inverse run on the meta device: no tensor is born elsewhere."""
     meta = case.to(device="meta")
     z, _ = meta.forward()
@@ -224,7 +177,7 @@ def runs_on_meta(case: _Case) -> tuple[float, float, str]:
     return 0.0, 0.0, "no tensor is born on another device"
 
 
-PROPERTIES: dict[str, Callable[[_Case], tuple[float, float, str]]] = {
+PROPERTIES: dict[str, Callable[[_Case], Result]] = {
     f.__name__: f
     for f in (
         shapes,
@@ -270,20 +223,7 @@ def check_bijector(
     """
     original = copy.deepcopy(bijector).eval()
     double = _Case(original, x, context).to(torch.float64)
-    results = []
-    for name in properties:
-        try:
-            error, tolerance, note = PROPERTIES[name](double)
-            results.append(PropertyResult(name, error <= tolerance, error, tolerance, note))
-        except _Skip as reason:
-            results.append(PropertyResult(name, True, 0.0, math.nan, f"not applicable: {reason}"))
-        except Exception as error:  # reported with the rest, so that one fault hides no other
-            note = f"raised {type(error).__name__}: {error}"
-            results.append(PropertyResult(name, False, math.inf, 0.0, note))
-    report = Report(type(bijector).__name__, tuple(results))
-    if not report.passed:
-        raise PropertyFailure(str(report))
-    return report
+    return run(type(bijector).__name__, double, PROPERTIES, properties)
 
 
 def _extremes(case: _Case) -> list[Tensor]:
@@ -310,7 +250,7 @@ def _base_of(codomain: constraints.Constraint) -> Callable[[Tensor], Tensor]:
     if isinstance(codomain, constraints.interval):
         width = codomain.upper_bound - codomain.lower_bound
         return lambda z: sum_event(torch.full_like(z, -math.log(width)))
-    raise _Skip(f"no base density for the codomain {codomain}")
+    raise Skip(f"no base density for the codomain {codomain}")
 
 
 def _quadrature(
@@ -328,5 +268,5 @@ def _quadrature(
         x = torch.sigmoid(t)
         log_slope = -torch.nn.functional.softplus(t) - torch.nn.functional.softplus(-t)
     else:
-        raise _Skip(f"no quadrature for the domain {domain}")
+        raise Skip(f"no quadrature for the domain {domain}")
     return x, log_slope + math.log((t[1] - t[0]).item())
