@@ -125,9 +125,7 @@ def test_evidence_that_is_a_failure_is_reported_as_the_failure(measured):
 def test_a_key_asks_the_reference_and_each_mistake_once(measured, monkeypatch):
     asked = []
     values = engine.Exercise.values
-    monkeypatch.setattr(
-        engine.Exercise, "values", lambda *a: asked.append(a[1]) or values(*a)
-    )
+    monkeypatch.setattr(engine.Exercise, "values", lambda *a: asked.append(a[1]) or values(*a))
     key = engine.Key(measured, seed=3)
     found = values(measured, lambda x: x.max() * 0, key.inputs, key.seed)
     assert [key.grade(found).points for _ in range(3)] == [1, 1, 1]
