@@ -8,7 +8,10 @@ import torch
 from flowcourse.checks.held_out import LOWEST, at_points, mass, mesh
 from flowcourse.flow import StandardNormal
 
-AXES = [torch.linspace(-7, 7, 281, dtype=torch.float64), torch.linspace(-8, 8, 321).double()]
+AXES = [
+    torch.linspace(-7, 7, 281, dtype=torch.float64),
+    torch.linspace(-8, 8, 321, dtype=torch.float64),
+]
 
 
 def normal(x):
