@@ -61,7 +61,9 @@ def hidden_degrees(
             miss some: the output just after a missing degree loses its nearest input.
         rng: draws the random ones.
         lowest: no random degree is below it. With the smallest degree of the layer before, no unit
-            is without an input (section 4.1 of the paper).
+            is without an input.
+
+    Source: Germain et al. (2015), "Deep MADE" (the random degrees).
     """
     highest = max(dims - 1, 1)
     if how == "random":
@@ -76,7 +78,7 @@ def mask(
 ) -> Bool[Tensor, "outputs inputs"]:
     r"""Which weights stay: those with $m_\text{after} \ge m_\text{before}$, or $>$ if strict.
 
-    Source: Germain et al. (2015), eqs. 8, 9 and 13; strict into outputs.
+    Source: Germain et al. (2015), eqs. 8 and 9; the second, strict one is that of the outputs.
     """
     after, before = after[:, None], before[None, :]
     return after > before if strict else after >= before
@@ -87,14 +89,15 @@ class MaskedLinear(nn.Linear):
 
     The masks are on the *weights of a dense layer*; a masked convolution is another construction.
 
-    Source: Germain et al. (2015), eqs. 6 and 7.
+    Source: Germain et al. (2015), "Masked autoencoders".
     """
 
     def forward(  # type: ignore[override]
-        self, h: Float[Tensor, "batch inputs"], mask: Bool[Tensor, "outputs inputs"]
-    ) -> Float[Tensor, "batch outputs"]:
-        """Apply the layer with the weights where `mask` is True."""
-        return F.linear(h, self.weight * mask, self.bias)
+        self, h: Float[Tensor, "batch inputs"], mask: Bool[Tensor, "rows inputs"], rows=slice(None)
+    ) -> Float[Tensor, "batch rows"]:
+        """Apply the layer, or some rows of it, with the weights where `mask` is True."""
+        bias = None if self.bias is None else self.bias[rows]
+        return F.linear(h, self.weight[rows] * mask, bias)
 
 
 class MaskedMLP(nn.Module):
@@ -115,7 +118,7 @@ class MaskedMLP(nn.Module):
     Raises:
         ValueError: the orders are none, or not permutations of the same dimensions.
 
-    Source: Germain et al. (2015), sections 3 and 4, algorithm 1.
+    Source: Germain et al. (2015), "Deep MADE" and algorithm 1.
     """
 
     def __init__(
@@ -189,6 +192,31 @@ class MaskedMLP(nn.Module):
             out = out + self.direct(x, across)
         return out.unflatten(1, (self.dims, self.outputs))
 
+    def outputs_at(
+        self, x: Float[Tensor, "batch dims inputs"], place: int, kept: dict, which: int = 0
+    ) -> Float[Tensor, "batch outputs"]:
+        """The outputs of the dimension at one place of the order, for places 0, 1, 2, ... in turn.
+
+        A hidden unit of degree m is final once the first m places are known. So each call computes
+        the units of one degree and keeps them in `kept`, a dict that is empty at place 0: all calls
+        together multiply as often as one pass.
+        """
+        places, *hidden = self.degrees(which)
+        units = [places.repeat_interleave(self.inputs), *hidden]
+        h = x = x.flatten(1)
+        for k, layer in enumerate(self.hidden):
+            below, h = h, kept.setdefault(k, x.new_zeros(len(x), len(hidden[k])))
+            new = (hidden[k] == place).nonzero().squeeze(1)
+            chosen = mask(hidden[k][new], units[k], strict=False)
+            h[:, new] = self.dropout(F.relu(layer(below, chosen, new)))
+        index = int((places == place + 1).nonzero())
+        rows = slice(index * self.outputs, (index + 1) * self.outputs)
+        after = places[index].expand(self.outputs)
+        out = self.last(h, mask(after, units[-1], strict=True), rows)
+        if self.direct is not None:
+            out = out + self.direct(x, mask(after, units[0], strict=True), rows)
+        return out
+
 
 # Discrete data
 
@@ -204,7 +232,7 @@ class MADE(AutoregressiveModel):
         encoding: what the network sees of a dimension, its level `scaled` to [-1, 1] or `one_hot`.
         options: of `MaskedMLP`: `hidden` and what follows.
 
-    Source: Germain et al. (2015), section 3.
+    Source: Germain et al. (2015), algorithm 1.
     """
 
     def __init__(
@@ -223,15 +251,20 @@ class MADE(AutoregressiveModel):
         self.which = 0
         self.encoding = encoding
         features = levels if encoding == "one_hot" else 1
-        self.net = MaskedMLP(known, features, levels - 1, **options)
+        self.net = MaskedMLP(known, features, levels, **options)
 
     def encode(self, x):
         return one_hot(x, self.levels) if self.encoding == "one_hot" else super().encode(x)
 
     def logits(self, h, context=None):
         of_dims = self.net(h.flatten(2).transpose(1, 2), self.which)
-        # Level 0 has logit 0, the others are relative to it: with two levels, a sigmoid.
-        return F.pad(of_dims, (1, 0)).unflatten(1, self.event_shape)
+        return of_dims.unflatten(1, self.event_shape)
+
+    def conditional(self, x, place, context=None, cache=None):
+        if cache is None or x.is_meta:  # there, no degrees can be looked up
+            return super().conditional(x, place)
+        h = self.encode(x).flatten(2).transpose(1, 2)
+        return self.net.outputs_at(h, place, cache, self.which)
 
     def member(self, which: int) -> "MADE":
         """The same network seen through one of its sets of masks; the weights are shared."""
@@ -253,7 +286,7 @@ class MixtureOfOrders(nn.Module):
     orders differ, connectivity-agnostic where the degrees do. Its expectation is a lower bound on
     the mixture's log-likelihood, by Jensen's inequality.
 
-    Source: Germain et al. (2015), sections 4.2 and 4.3.
+    Source: Germain et al. (2015), "Order-agnostic training" and "Connectivity-agnostic training".
     """
 
     kind = "exact"
@@ -319,8 +352,8 @@ class GaussianMADE(Bijector):
         order: a permutation of the dimensions; the raster order by default.
         options: of `MaskedMLP`: `hidden` and what follows.
 
-    Source: Germain et al. (2015), section 3; Uria et al. (2013); read as a flow by Papamakarios et
-    al. (2017), eqs. 3 and 4.
+    Source: Uria et al. (2013) for real-valued conditionals; Papamakarios et al. (2017), eqs. 3 and
+    4, where it is read as a flow.
     """
 
     bound = 7.0
@@ -388,7 +421,7 @@ def build(
         A `MADE` for discrete data, or a `MixtureOfOrders` if there are several sets of masks; a
         `Flow` with a `GaussianMADE` for continuous data.
 
-    Source: Germain et al. (2015), section 6: for MNIST, two layers of 8000 units and 32 masks.
+    Source: Germain et al. (2015); for MNIST, two layers of 8000 units and 32 sets of masks.
     """
     if masks < 1 or (levels is None and masks > 1):
         raise ValueError(

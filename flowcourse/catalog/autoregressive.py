@@ -48,8 +48,8 @@ TOPICS: tuple[Topic, ...] = (
         small_models=_made_models,
         presets={
             "laptop": Preset(data="digits", model=dict(_MADE), training=dict(_MADE_LAPTOP)),
-            # Germain et al. (2015), section 6.3, and the command released with the paper's code:
-            # there Adagrad, up to 300 epochs of 500 batches, and another binarization.
+            # Germain et al. (2015) and the command released with the paper's code: there Adagrad,
+            # up to 300 epochs of 500 batches, and another binarization.
             "paper": Preset(
                 data="binary_mnist",
                 model=dict(hidden=[8000, 8000], masks=32, order="random", degrees="random"),
@@ -58,6 +58,5 @@ TOPICS: tuple[Topic, ...] = (
                 ),
             ),
         },
-        paper_parameters=77_175_440,
     ),
 )
