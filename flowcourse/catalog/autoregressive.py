@@ -32,10 +32,13 @@ def _made_models(m: ModuleType) -> dict[str, AutoregressiveModel]:
     }
 
 
-_MADE = dict(hidden=[256], dropout=0.3)
 # Chosen on digits by training on the first 1,200 images and validating on the next 300.
-_MADE_LAPTOP = dict(steps=1500, batch_size=128, learning_rate=2e-3, weight_decay=0.1)
-_MADE_LAPTOP |= dict(warmup_steps=100)
+_MADE = dict(hidden=[500], dropout=0.5)
+_MADE_ORDERS = dict(hidden=[500], dropout=0.1, order="random")
+_MADE_TRAINING = dict(
+    steps=2000, batch_size=128, learning_rate=2e-3, weight_decay=0.1, warmup_steps=100
+)
+_MADE_SLOW = _MADE_TRAINING | dict(steps=2500, learning_rate=1e-3, weight_decay=0.2)
 
 TOPICS: tuple[Topic, ...] = (
     Topic(
@@ -47,7 +50,29 @@ TOPICS: tuple[Topic, ...] = (
         small=_made,
         small_models=_made_models,
         presets={
-            "laptop": Preset(data="digits", model=dict(_MADE), training=dict(_MADE_LAPTOP)),
+            "laptop": Preset(data="digits", model=dict(_MADE), training=dict(_MADE_SLOW)),
+            "no_direct": Preset(
+                data="digits", model=_MADE | dict(direct=False), training=dict(_MADE_SLOW)
+            ),
+            "orders": Preset(
+                data="digits", model=_MADE_ORDERS | dict(masks=8), training=dict(_MADE_TRAINING)
+            ),
+            "binary": Preset(
+                data="binary_digits",
+                model=dict(_MADE),
+                training=_MADE_TRAINING | dict(steps=1500),
+            ),
+            "binary_orders": Preset(
+                data="binary_digits",
+                model=_MADE_ORDERS | dict(masks=16),
+                training=_MADE_TRAINING | dict(steps=2500),
+            ),
+            # Without a hidden layer, direct links are all there is: logistic regressions.
+            "binary_logistic": Preset(
+                data="binary_digits",
+                model=dict(hidden=[]),
+                training=_MADE_TRAINING | dict(steps=1000, learning_rate=1e-2, weight_decay=0.2),
+            ),
             # Germain et al. (2015) and the command released with the paper's code: there Adagrad,
             # up to 300 epochs of 500 batches, and another binarization.
             "paper": Preset(
