@@ -77,6 +77,8 @@ def _worker_api(course: Path, root: Path) -> NbGraderAPI:
     # Graders take turns at writing to the grade book: wait for it rather than fail.
     extra = Config()
     extra.CourseDirectory.db_url = f"sqlite:///{course / 'gradebook.db'}?timeout=60"
+    # The invented students answer with the checks' own mistakes, which no real student can see.
+    extra.Grade.everything = True
     return nbgrader_api(course, root, extra)
 
 
