@@ -36,6 +36,7 @@ from flowcourse.grading.evidence import read_array
 from flowcourse.grading.namespaces import Limits
 
 __all__ = ["CellResult", "Died", "NoSandbox", "Sandbox", "Submission", "UNSAFE"]
+__all__ += ["what_is_missing"]
 
 PACKAGE = Path(flowcourse.__file__).parent
 PACKAGE_INSIDE = "/opt/flowcourse"
@@ -74,6 +75,15 @@ class CellResult:
 
     outputs: list[dict[str, Any]]
     failed: bool
+
+
+def what_is_missing() -> str | None:
+    """Why submissions cannot be isolated on this machine, as far as a look can tell."""
+    if sys.platform != "linux":
+        return "Submissions can be isolated on Linux only."
+    if shutil.which("bwrap") is None:
+        return "bubblewrap (the program bwrap) is not installed."
+    return None
 
 
 class Sandbox:
@@ -218,12 +228,9 @@ class Sandbox:
 
     def _walls(self) -> list[str]:
         """The bubblewrap command: what is in sight, and nothing else is."""
-        if sys.platform != "linux":
-            raise NoSandbox(f"Submissions can be isolated on Linux only. {WAYS_OUT}")
-        bubblewrap = shutil.which("bwrap")
-        if bubblewrap is None:
-            raise NoSandbox(f"bubblewrap (the program bwrap) is not installed. {WAYS_OUT}")
-        arguments = [bubblewrap, "--die-with-parent", "--new-session", "--clearenv"]
+        if missing := what_is_missing():
+            raise NoSandbox(f"{missing} {WAYS_OUT}")
+        arguments = ["bwrap", "--die-with-parent", "--new-session", "--clearenv"]
         arguments += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
         arguments += ["--hostname", "sandbox", "--cap-drop", "ALL"]
         if os.geteuid() == 0:
