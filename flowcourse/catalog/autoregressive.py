@@ -9,7 +9,7 @@ __all__ = ["TOPICS"]
 
 
 def _pixelrnn(m: ModuleType) -> dict[str, AutoregressiveModel]:
-    small = dict(layers=2, hidden=6, head=24, kernel=3)
+    small = dict(layers=2, hidden=12, head=24, kernel=3)
     return {
         "diagonal bilstm": m.build((1, 2, 3), 3, **small),
         "diagonal bilstm, tall": m.build((1, 3, 2), 3, **small),
