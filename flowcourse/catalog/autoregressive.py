@@ -1,8 +1,50 @@
 """Autoregressive models."""
 
-from flowcourse.catalog.table import Topic
+from types import ModuleType
+
+from flowcourse.catalog.table import Preset, Topic, perturbed
+from flowcourse.chain_rule import AutoregressiveModel
 
 __all__ = ["TOPICS"]
 
 
-TOPICS: tuple[Topic, ...] = ()
+def _nade(m: ModuleType) -> dict[str, AutoregressiveModel]:
+    def in_order(network: str, levels: int, order: list[int]) -> AutoregressiveModel:
+        ensemble = m.build((1, 2, 2), levels, network=network, hidden=8, depth=1)
+        return perturbed(ensemble.model.in_order(order), scale=0.5)
+
+    return {
+        "binary": perturbed(m.build((5,), 2, hidden=6), scale=0.5),
+        "17 levels": perturbed(m.build((1, 1, 2), 17, hidden=6), scale=0.5),
+        "colour": perturbed(m.build((3, 1, 2), 3, hidden=6), scale=0.5),
+        "another order": perturbed(m.NADE((4,), 3, hidden=6, order=[2, 0, 3, 1]), scale=0.5),
+        "deep": in_order("deep", 3, [0, 1, 2, 3]),
+        "deep, another order": in_order("deep", 2, [2, 0, 3, 1]),
+        "convolutional": in_order("conv", 3, [3, 1, 2, 0]),
+    }
+
+
+TOPICS: tuple[Topic, ...] = (
+    Topic(
+        name="nade",
+        part="autoregressive",
+        title="NADE: the chain rule, in one order and in all",
+        summary="Exact probabilities one dimension at a time, with shared weights, in any order",
+        paper="uria2016neural",
+        small_models=_nade,
+        presets={
+            "laptop": Preset(
+                data="digits",
+                model=dict(hidden=200, dropout=0.5),
+                training=dict(steps=1500, batch_size=100, learning_rate=3e-3, weight_decay=0.1),
+            ),
+            # Larochelle & Murray (2011), section 6: 500 sigmoid units, on MNIST in black and white.
+            "paper": Preset(
+                data="binary_mnist",
+                model=dict(network="nade", hidden=500),
+                training=dict(steps=100_000, batch_size=100, learning_rate=1e-3, validation=10_000),
+            ),
+        },
+        paper_parameters=785_284,
+    ),
+)
