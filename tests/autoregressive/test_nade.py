@@ -264,6 +264,15 @@ def test_a_completion_does_not_look_at_what_is_unknown():
     assert torch.equal(done, again) and torch.equal(done[:, known], x[:, known])
 
 
+def test_one_image_can_be_completed_many_times():
+    """An expanded example, and one whose axes were exchanged, lie in memory in another way."""
+    model = small_ensemble(shape=(1, 2, 3), levels=3).model
+    known = torch.tensor([[[True, False, True], [False, True, False]]])
+    image = torch.randint(3, (1, 1, 3, 2)).transpose(2, 3)
+    done = model.complete(image.expand(5, 1, 2, 3), known)
+    assert (done == image)[:, known].all()
+
+
 def test_random_orders_are_permutations_and_repeatable():
     orders = random_orders(9, 20, seed=3)
     assert orders == random_orders(9, 20, seed=3) != random_orders(9, 20, seed=4)
