@@ -622,7 +622,7 @@ class FitFlow:
     def probe(answer, train):
         with torch.enable_grad():
             log_prob = answer(train.clone())
-        return {"log_p": lambda: log_prob(mesh(_log_axes(train)).exp())}
+        return {"log_p": lambda: log_prob(mesh(_log_axes(train)).exp().to(train))}
 
     def measure(evidence, train, test, true_nll_nats):
         axes = _log_axes(train)

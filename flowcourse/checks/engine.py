@@ -299,6 +299,9 @@ def exercises(topic: str) -> list[Exercise]:
 
 def check(name: str, answer: Any) -> Score:
     """Check a student's answer: print what is right and wrong, and return the points."""
+    if "FLOWCOURSE_SANDBOX" in os.environ:  # there is nothing to compare with in there
+        print(f"{name}: compared with the reference when the notebook is graded.")
+        return Score(0)
     outcome = get(name).evaluate(answer)
     if outcome.messages and "NBGRADER_VALIDATING" in os.environ:
         raise Incomplete(outcome)
