@@ -65,7 +65,7 @@ class NADE(AutoregressiveModel):
         order: as for `AutoregressiveModel`.
         dropout: of the hidden units, in training.
 
-    Source: Larochelle & Murray (2011), eqs. 4-7 and algorithm 1; Uria et al. (2016), section 2.
+    Source: Larochelle & Murray (2011), the model and its algorithm; Uria et al. (2016).
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class OrderAgnostic(AutoregressiveModel):
             `(batch, levels - 1, *event)`.
         order: as for `AutoregressiveModel`.
 
-    Source: Uria, Murray & Larochelle (2014), section 3; Uria et al. (2016), section 4.
+    Source: Uria, Murray & Larochelle (2014), training; Uria et al. (2016), DeepNADE and ConvNADE.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class OrderAgnostic(AutoregressiveModel):
         Over a random $K$ from `random_known`, its expectation is the mean of $\log P(x)$ over all
         orders.
 
-        Source: Uria, Murray & Larochelle (2014), eq. 9.
+        Source: Uria, Murray & Larochelle (2014), the order-agnostic training procedure.
         """
         x = self._check(x)
         log_p = self.given(self.encode(x), known).log_softmax(dim=-1)
@@ -236,7 +236,7 @@ class EoNADE(nn.Module):
         model: trained as it is alone.
         orders: the $M$ orders.
 
-    Source: Uria, Murray & Larochelle (2014), section 4.
+    Source: Uria, Murray & Larochelle (2014), ensembles of orderings.
     """
 
     kind = "exact"
@@ -317,7 +317,7 @@ def build(
         dropout: of hidden units, or of whole feature maps.
         orders: random orders in the ensemble of an order-agnostic network.
 
-    Source: Larochelle & Murray (2011), section 6 (500 hidden units); Uria et al. (2016), section 6.
+    Source: Larochelle & Murray (2011), experiments (500 hidden units); Uria et al. (2016).
     """
     event_shape = tuple(event_shape)
     steps, dims = levels - 1, math.prod(event_shape)

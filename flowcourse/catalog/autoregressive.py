@@ -62,7 +62,7 @@ TOPICS: tuple[Topic, ...] = (
                 model=dict(network="conv", hidden=24, depth=3, dropout=0.05),
                 training=_NADE | dict(steps=4000, learning_rate=5e-3, weight_decay=0.01),
             ),
-            # Larochelle & Murray (2011), section 6: 500 sigmoid units, on MNIST in black and white.
+            # Larochelle & Murray (2011): 500 sigmoid units, on MNIST in black and white.
             "paper": Preset(
                 data="binary_mnist",
                 model=dict(network="nade", hidden=500),
