@@ -211,7 +211,7 @@ class AutoregressiveModel(nn.Module):
         if noise is None:
             noise = torch.rand(shape, dtype=like.dtype, device=like.device)
         steps = noise.flatten(1)
-        found = torch.where(known, require_levels(x, self.levels), 0).to(like.dtype)
+        found = torch.where(known, require_levels(x, self.levels), 0).to(like.dtype).contiguous()
         flat = found.view(len(x), self.dims)
         cache: dict[Any, Any] | None = {} if cached else None
         for place in range(self.dims):
