@@ -158,8 +158,8 @@ TOPICS: tuple[Topic, ...] = (
                 model=dict(hidden=[]),
                 training=_MADE_TRAINING | dict(steps=1000, learning_rate=1e-2, weight_decay=0.2),
             ),
-            # Germain et al. (2015) and the command released with the paper's code: there Adagrad,
-            # up to 300 epochs of 500 batches, and another binarization.
+            # Germain et al. (2015) and the command released with the paper's code: there Adagrad
+            # until 30 epochs bring no progress, and another binarization.
             "paper": Preset(
                 data="binary_mnist",
                 model=dict(hidden=[8000, 8000], masks=32, order="random", degrees="random"),
