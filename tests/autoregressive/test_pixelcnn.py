@@ -17,6 +17,7 @@ from flowcourse.autoregressive.pixelcnn import (
     rows_above,
 )
 from flowcourse.catalog import topic
+from flowcourse.checks import pixelcnn as checks
 from flowcourse.testing import check_autoregressive, dependencies
 
 pytestmark = pytest.mark.usefixtures("torch_seed")
@@ -132,6 +133,16 @@ def test_a_vertical_stack_that_is_not_moved_down_leaks(monkeypatch):
     monkeypatch.setattr("flowcourse.autoregressive.pixelcnn.rows_above", lambda x: x)
     model = build((1, 3, 3), 2, channels=4, blocks=1, kernel=3, first_kernel=3)
     assert (dependencies(model) & ~legal(model)).any()
+
+
+def test_the_predictions_of_the_problem_set_are_what_autograd_finds():
+    exercise = checks.BlindSpot
+    values = exercise.values(exercise.reference, exercise.inputs(0), seed=0)
+    assert {part: value.tolist() for part, value in values.items()} == {
+        "few_layers": [0, 0],
+        "many_layers": [0, 0, 0],
+        "two_stacks": [0],
+    }
 
 
 # Sampling with kept activations
