@@ -64,7 +64,7 @@ def paper_run(
     """
     options = dict(options or {})
     plan = runs.plan(topic, preset, options=options)
-    entry, shape = catalog.topic(topic), _shape(plan.data)
+    entry, shape = catalog.topic(topic), _shape(plan.data, plan.data_options)
     with torch.device("meta"):
         model = runs.build(plan.description(), shape, plan.config.seed)
     parameters = sum(p.numel() for p in model.parameters())
@@ -100,7 +100,7 @@ def paper_run(
     model = runs.build(description, dataset, plan.config.seed)
     folder = Path(runs_folder) / plan.name
     result = train(model, dataset, plan.config, folder, description=description)
-    found = evaluate(result.model, dataset.test)
+    found = evaluate(result.model, dataset.test, labels=dataset.test_labels)
     print(f"{result.steps} steps in {result.seconds:.0f} s, saved in {folder}.")
     value, error, unit = found.bits_per_dim, found.standard_error, "bits/dim"
     if value is None:
@@ -111,11 +111,11 @@ def paper_run(
     return found
 
 
-def _shape(name: str) -> _Shape:
+def _shape(name: str, options: Mapping[str, Any]) -> _Shape:
     """Shape and levels of a data set, without fetching one that is not here."""
     if name in SOURCES:
         return _Shape(SOURCES[name].event_shape, PIXEL_LEVELS)
-    offline = data.load(name)
+    offline = data.load(name, **options)
     return _Shape(offline.event_shape, offline.levels)
 
 

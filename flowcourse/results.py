@@ -16,7 +16,7 @@ from flowcourse import catalog, training
 from flowcourse.training import Evaluation, RunError, runs
 from flowcourse.training.storage import read_json, write_json
 
-__all__ = ["main", "measure", "read_records", "reevaluate", "write_records"]
+__all__ = ["data_name", "main", "measure", "read_records", "reevaluate", "write_records"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "book" / "results"
@@ -88,7 +88,7 @@ def measure(
     record = {
         "topic": topic,
         "variant": preset,
-        "data": plan.data,
+        "data": data_name(plan.data, plan.data_options),
         "seed": seed,
         **_figures(evaluation, data.entropy_nats),
         "parameters": run["parameters"],
@@ -102,9 +102,20 @@ def measure(
     return record
 
 
+def data_name(data: str, options: Mapping[str, Any]) -> str:
+    """What a record calls its data: with other options it would be another data set.
+
+    >>> data_name("photo_patches", {"size": 8, "bits": 5})
+    'photo_patches (size=8, bits=5)'
+    """
+    named = ", ".join(f"{name}={value}" for name, value in options.items())
+    return f"{data} ({named})" if named else data
+
+
 def _evaluate(folder: Path) -> Evaluation:
     data = runs.load_data(training.read_run(folder))
-    return training.evaluate(training.load(folder), data.test, REPEATS, DRAWS, SEED)
+    model = training.load(folder)
+    return training.evaluate(model, data.test, REPEATS, DRAWS, SEED, labels=data.test_labels)
 
 
 def _figures(evaluation: Evaluation, entropy_nats: float | None) -> dict[str, Any]:

@@ -34,11 +34,13 @@ class Preset:
         data: name of a data set, see `flowcourse.data.available`.
         model: options of the topic's `build`, besides the data's shape and levels.
         training: fields of `flowcourse.training.TrainingConfig`.
+        data_options: options of `flowcourse.data.load`.
     """
 
     data: str
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

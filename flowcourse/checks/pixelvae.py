@@ -528,9 +528,7 @@ def texture_entropy() -> float:
     """Of a strip, in nats: a fair first pixel, then a mixture of two Bernoulli sequences."""
     total, steps = math.log(2), DIMS - 1
     for repeats in range(steps + 1):
-        one, other = (
-            p**repeats * (1 - p) ** (steps - repeats) for p in (REPEATED, ALTERNATED)
-        )
+        one, other = (p**repeats * (1 - p) ** (steps - repeats) for p in (REPEATED, ALTERNATED))
         p = 0.5 * (one + other)
         total -= math.comb(steps, repeats) * p * math.log(p)
     return total
@@ -658,9 +656,7 @@ class KeepTheTexture:
         @torch.no_grad()
         def mass():
             x = torch.tensor(list(itertools.product([0.0, 1.0], repeat=8)))
-            return [
-                model.log_prob(x, value.expand(len(x), 1)).exp().sum().double() for value in z
-            ]
+            return [model.log_prob(x, value.expand(len(x), 1)).exp().sum().double() for value in z]
 
         @torch.no_grad()
         def nll():

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowcourse.training.errors import RunError
+from flowcourse.training.labels import labels_for
 from flowcourse.training.randomness import EVALUATION, derive, private_randomness
 
 __all__ = ["Evaluation", "evaluate"]
@@ -65,6 +67,7 @@ def evaluate(
     draws: int = 64,
     seed: int = 0,
     batch_size: int = 256,
+    labels: Tensor | None = None,
 ) -> Evaluation:
     """Measure a model on examples that it was not trained on.
 
@@ -80,9 +83,11 @@ def evaluate(
         draws: noise samples per example in the importance-weighted bound.
         seed: of the noise. The same seed, batch size and kind of device give the same numbers.
         batch_size: examples at a time.
+        labels: the examples' classes, which a class-conditional model is given, and no other.
 
     Raises:
-        RunError: fewer than two examples, or a number of draws or repeats below 1.
+        RunError: fewer than two examples, a number of draws or repeats below 1, or no labels for
+            a class-conditional model.
     """
     if len(x) < 2 or draws < 1 or repeats < 1:
         raise RunError(
@@ -96,12 +101,21 @@ def evaluate(
     if x.is_floating_point():
         x = x.to(parameter.dtype)
 
-    def scores(score: Callable[[Tensor], Tensor], *place: int) -> Float[Tensor, " n"]:
+    given = labels_for(model, labels)
+    batches = x.split(batch_size)
+    contexts: list[dict[str, Tensor]] = [{} for _ in batches]
+    if given is not None:
+        contexts = [{"context": part.to(parameter.device)} for part in given.split(batch_size)]
+
+    def scores(score: Callable[..., Tensor], *place: int) -> Float[Tensor, " n"]:
         parts = []
-        for index, batch in enumerate(x.split(batch_size)):
+        for index, (batch, context) in enumerate(zip(batches, contexts, strict=True)):
             torch.manual_seed(derive(EVALUATION, seed, *place, index))
-            parts.append(score(batch.to(parameter.device)).double().cpu())
+            parts.append(score(batch.to(parameter.device), **context).double().cpu())
         return torch.cat(parts)
+
+    def negative_log_prob(batch: Tensor, **context: Tensor) -> Tensor:
+        return -model.log_prob(batch, **context)
 
     weighted = None
     training = model.training
@@ -110,12 +124,11 @@ def evaluate(
         with torch.no_grad(), private_randomness():
             if kind == "exact":
                 repeats = draws = 1
-                one_pass = model.bits_per_dim if discrete else lambda batch: -model.log_prob(batch)
-                values = scores(one_pass)
+                values = scores(model.bits_per_dim if discrete else negative_log_prob)
             else:
                 passes = [scores(model.bits_per_dim, PLAIN, r) for r in range(repeats)]
                 values = torch.stack(passes).mean(dim=0)
-                weighted = scores(lambda batch: model.bits_per_dim(batch, draws=draws), WEIGHTED)
+                weighted = scores(partial(model.bits_per_dim, draws=draws), WEIGHTED)
             figures = model.figures(x.to(parameter.device)) if hasattr(model, "figures") else {}
     finally:
         model.train(training)

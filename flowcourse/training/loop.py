@@ -20,6 +20,7 @@ from flowcourse.training.config import TrainingConfig, learning_rate
 from flowcourse.training.devices import describe_device, make_fabric
 from flowcourse.training.ema import ExponentialMovingAverage
 from flowcourse.training.errors import RunError, TrainingDiverged
+from flowcourse.training.labels import labels_for
 from flowcourse.training.progress import Progress, write_metrics
 from flowcourse.training.randomness import (
     INITIALIZE,
@@ -76,7 +77,8 @@ def train(
     many processes share the work, up to rounding. The caller's random state is left as it was.
 
     Args:
-        model: `model(x)` gives log-likelihoods in nats, shape `(batch,)`; trained in place.
+        model: `model(x)` gives log-likelihoods in nats, shape `(batch,)`; trained in place. It is
+            given the labels as well, `model(x, labels)`, if it is class-conditional.
         data: the data set; only its training part is used.
         config: how to train.
         run_dir: where to save the run; None saves nothing.
@@ -122,7 +124,10 @@ class _Training:
         self.config = config
         self.folder = folder
         self.verbose = verbose and fabric.is_global_zero
-        self.train, self.held_out = data.train[:n], data.train[n:]
+        labels = labels_for(model, data.train_labels)
+        inputs = (data.train,) if labels is None else (data.train, labels)
+        self.train, self.held_out = ([part[:n] for part in inputs], [part[n:] for part in inputs])
+        self.n = n
         self.best: dict[str, Tensor] = {}
         self.state = checkpoint.State()
         self.saved_step: int | None = None
@@ -209,10 +214,10 @@ class _Training:
         """
         config = self.config
         before = {name: b.clone() for name, b in self.model.named_buffers()}
-        first = batch_indices(0, config.batch_size, len(self.train), config.seed)
+        first = batch_indices(0, config.batch_size, self.n, config.seed)
         torch.manual_seed(derive(INITIALIZE, config.seed))
         with torch.no_grad():
-            self.model(self.train[first].to(self.fabric.device))
+            self.model(*(part[first].to(self.fabric.device) for part in self.train))
         return [
             name
             for name, buffer in self.model.named_buffers()
@@ -259,7 +264,7 @@ class _Training:
     def _update(self, step: int, rate: float) -> float:
         """One parameter update; returns the mean loss of the whole batch, in nats per example."""
         config, fabric = self.config, self.fabric
-        indices = batch_indices(step, config.batch_size, len(self.train), config.seed)
+        indices = batch_indices(step, config.batch_size, self.n, config.seed)
         parts = indices.view(config.micro_batches, -1)
         share = config.micro_batches // fabric.world_size
         # A micro-batch sees the running averages as they were before the update, and they move by
@@ -273,7 +278,8 @@ class _Training:
             for name in drift:
                 self.model.get_buffer(name).copy_(start[name])
             with fabric.no_backward_sync(self.module, enabled=k < share - 1):
-                loss = -self.module(self.train[parts[part]].to(fabric.device)).mean()
+                inputs = (whole[parts[part]].to(fabric.device) for whole in self.train)
+                loss = -self.module(*inputs).mean()
                 fabric.backward(loss / share)
             losses.append(loss.detach())
             for name in drift:
@@ -308,12 +314,13 @@ class _Training:
             torch.manual_seed(derive(VALIDATE, self.config.seed))
             self.model.eval()
             with torch.no_grad():
-                for batch in self.held_out.split(self.config.batch_size):
-                    batch = batch.to(self.fabric.device)
-                    batch = batch.to(self.dtype) if batch.is_floating_point() else batch
-                    total -= float(functional_call(self.model, weights, (batch,)).sum())
+                size = self.config.batch_size
+                for batch in zip(*(part.split(size) for part in self.held_out), strict=True):
+                    x, *labels = (part.to(self.fabric.device) for part in batch)
+                    x = x.to(self.dtype) if x.is_floating_point() else x
+                    total -= float(functional_call(self.model, weights, (x, *labels)).sum())
             self.model.train()
-        value = float(self.fabric.broadcast(total)) / len(self.held_out)
+        value = float(self.fabric.broadcast(total)) / len(self.held_out[0])
         if not math.isfinite(value):
             raise self._diverged("validation loss", value, rate)
         if self.state.best is None or value < self.state.best:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flowcourse.training.labels import labels_for
 from flowcourse.training.randomness import SAMPLE, derive, private_randomness
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def save_samples(
     """Write `samples.npy`, and `samples.png` where the data are images or points of the plane.
 
     Args:
-        model: in evaluation mode, with `sample(n, temperature=...)`.
+        model: in evaluation mode, with `sample(n, temperature=...)`; a class-conditional one draws
+            the classes of the first test data.
         data: shown beside the samples; its test part.
         folder: where the files go.
         n: number of samples.
@@ -39,7 +41,12 @@ def save_samples(
     folder = Path(folder)
     with private_randomness():
         torch.manual_seed(derive(SAMPLE, seed))
-        samples = model.sample(n, temperature=temperature).cpu()  # type: ignore[operator]
+        labels = labels_for(model, data.test_labels)
+        device = next(model.parameters()).device
+        more = (
+            {} if labels is None else {"context": labels[torch.arange(n) % len(labels)].to(device)}
+        )
+        samples = model.sample(n, temperature=temperature, **more).cpu()  # type: ignore[operator]
     np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
     written = [folder / "samples.npy"]
     if len(data.event_shape) == 3 or data.event_shape == (2,):

@@ -106,11 +106,13 @@ def plan(
                 "its name, and others as model.NAME or data.NAME."
             )
         changes[group][key] = value
+    # Another data set has other options than the preset's.
+    data_options = chosen.data_options if data in (None, chosen.data) else {}
     return Plan(
         topic=topic,
         preset=preset,
         data=data or chosen.data,
-        data_options=changes["data"],
+        data_options={**data_options, **changes["data"]},
         model={**chosen.model, **changes["model"]},
         config=TrainingConfig.from_options({**chosen.training, **changes[""]}),
     )

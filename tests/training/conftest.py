@@ -1,5 +1,7 @@
 """Small models and data whose best likelihood is known by counting."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -51,3 +53,27 @@ def losses():
         return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
     return pick
+
+
+class HistogramOfClass(Histogram):
+    """One histogram for each class: `model(x, labels)`."""
+
+    class_conditional = True
+
+    def __init__(self, classes: int = 2):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(classes, *SHAPE, LEVELS))
+
+    def forward(self, x, context):
+        log_p = torch.log_softmax(self.logits, dim=-1)[context]
+        return log_p.gather(2, x.long()[..., None]).sum((1, 2))
+
+    def bits_per_dim(self, x, draws=1, context=None):
+        return -self(x, context) / (x[0].numel() * torch.log(torch.tensor(2.0)))
+
+
+@pytest.fixture
+def labelled(counts):
+    """The counts, and as label whether the first one is large; and a model that needs it."""
+    labels = [(x[:, 0] > 0).long() for x in (counts.train, counts.test)]
+    return HistogramOfClass, replace(counts, train_labels=labels[0], test_labels=labels[1])
