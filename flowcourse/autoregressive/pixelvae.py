@@ -22,11 +22,8 @@ from torch import Tensor, nn
 
 from flowcourse.autoregressive.pixelcnn import MaskedConv2d
 from flowcourse.chain_rule import AutoregressiveModel
-from flowcourse.foundations.likelihood import (
-    bits_per_dim,
-    importance_weighted_bound,
-    require_levels,
-)
+from flowcourse.discrete import require_levels
+from flowcourse.foundations.likelihood import bits_per_dim, importance_weighted_bound
 
 __all__ = [
     "Encoder",
