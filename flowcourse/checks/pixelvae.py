@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flowcourse.autoregressive import pixelvae
-from flowcourse.checks import at_most, close, equal, exercise, same_distribution
+from flowcourse.checks import at_most, close, equal, exercise
 from flowcourse.checks.fitted import trained_once
 
 # Topics that an answer may import, besides the modules that all topics share.
@@ -245,8 +245,8 @@ def _discount(log_p, kl, free_nats):
     return log_p.mean() - (kl.mean(dim=0) - free_nats).clamp(min=0).sum()
 
 
-def _reconstruction(log_p, kl, free_nats):
-    return log_p.mean().clamp(max=-free_nats) - kl.mean(dim=0).sum()
+def _no_gradient(log_p, kl, free_nats):
+    return log_p.mean() - kl.mean(dim=0).clamp(min=free_nats).sum().detach() + 0 * kl.sum()
 
 
 def _added(log_p, kl, free_nats):
@@ -276,7 +276,7 @@ class DebugFreeNats:
         ),
         "the allowance is given back as a discount: then the objective is no lower bound any "
         "more": _discount,
-        "the allowance belongs to the divergence, not to the reconstruction": _reconstruction,
+        "the charge carries no gradient, so nothing limits a latent that is used": _no_gradient,
         "the divergence is added: must using the latents cost or pay?": _added,
     }
 
@@ -433,6 +433,40 @@ def _from_q(mean, log_scale):
     return mean + log_scale.exp() * torch.randn_like(mean)
 
 
+def same_states(answer: np.ndarray, expected: np.ndarray) -> str | None:
+    """Rows of 0 and 1 that are drawn from one distribution: chi-squared, false alarms below 1e-7.
+
+    The counts of all whole rows are compared, because pixels that are right one by one may be wrong
+    together.
+    """
+    from scipy.stats import chi2
+
+    if answer.shape != expected.shape:
+        return f"expected shape {expected.shape}, got {answer.shape}."
+    if not np.isin(answer, (0, 1)).all():
+        return "every pixel should be 0 or 1."
+    weights = 2 ** np.arange(answer.shape[1])
+    counts = np.stack(
+        [
+            np.bincount((x @ weights).astype(int), minlength=2 * weights[-1])
+            for x in (answer, expected)
+        ]
+    )
+    rare = counts.sum(axis=0) < 20
+    counts = np.column_stack([counts[:, ~rare], counts[:, rare].sum(axis=1)])
+    total = counts.sum(axis=0)
+    kinds = total > 0
+    statistic = ((counts[0] - counts[1])[kinds] ** 2 / total[kinds]).sum()
+    limit = chi2.isf(1e-7, max(kinds.sum() - 1, 1))
+    if statistic <= limit:
+        return None
+    means = ", ".join(f"{x.sum(axis=1).mean():.2f}" for x in (expected, answer))
+    return (
+        f"not distributed as it should be (chi-squared {statistic:.0f}, limit {limit:.0f}); mean "
+        f"number of ones in a row, expected and found: {means}."
+    )
+
+
 @exercise(
     "pixelvae.sample",
     read=f"{CHAPTER}#pixelvae-sample",
@@ -440,11 +474,11 @@ def _from_q(mean, log_scale):
 )
 class Sample:
     reference = reconstruct_and_sample
-    parts = {"reconstructions": 1, "samples": 2, "one_latent_per_image": 1}
+    parts = {"reconstructions": 1, "samples": 2, "number_of_latents": 1}
     compare = {
-        "reconstructions": same_distribution,
-        "samples": same_distribution,
-        "one_latent_per_image": equal,
+        "reconstructions": same_states,
+        "samples": same_states,
+        "number_of_latents": equal,
     }
     mistakes = {
         "your samples start from q(z|x), so they are reconstructions: a new image has no x yet": (
@@ -471,9 +505,9 @@ class Sample:
     }
 
     def draw(rng):
-        bit = rng.integers(2, size=(1500, 1))
+        bit = rng.integers(2, size=(2000, 1))
         return {
-            "images": np.where(rng.random((1500, 6)) < 0.15, 1 - bit, bit).astype(float),
+            "images": np.where(rng.random((2000, 6)) < 0.15, 1 - bit, bit).astype(float),
             "gain": float(rng.uniform(2.0, 3.0)),
             "echo": float(rng.uniform(0.5, 1.0)),
         }
@@ -492,21 +526,18 @@ class Sample:
             before = x[:, i - 1] - 0.5 if i else torch.zeros_like(x[:, 0])
             return torch.sigmoid(gain * z[:, 0] + 0.5 * z[:, 1] + echo * before)
 
-        def with_sum(x):
-            """Each pixel, and how many are 1, which no pixel by itself can tell."""
-            return torch.cat([x, x.sum(dim=1, keepdim=True)], dim=1)
-
+        kind = (images.mean(dim=1, keepdim=True) > 0.5).double()
         reconstructions, samples = answer(images.clone(), encode, probability)
 
-        def one_latent_per_image():
-            """Latents of a decoder's calls that are neither the first ones nor those before."""
-            changes = sum(int((a != b).any()) for a, b in zip(used[1:], used, strict=False))
-            return [len(used), changes]
+        def number_of_latents():
+            """How many different latents the decoder was asked about."""
+            return len(torch.cat(used).unique(dim=0))
 
         return {
-            "reconstructions": lambda: with_sum(reconstructions),
-            "samples": lambda: with_sum(samples),
-            "one_latent_per_image": one_latent_per_image,
+            # Where they differ from what most of the image's pixels are.
+            "reconstructions": lambda: (reconstructions - kind).abs(),
+            "samples": lambda: samples,
+            "number_of_latents": number_of_latents,
         }
 
 
@@ -525,9 +556,9 @@ def textures() -> Tensor:
     return torch.stack(rows)
 
 
-# The entropy of the strips is 3.652 nats. On 15 seeds, the reference reached REFERENCE nats and
-# errors of ERRORS; a decoder of whole strips is at most 3.85 and errs ERRS or more, and one without
-# earlier pixels is above 4.4.
+# The entropy of the strips is 3.652 nats. On 10 seeds, the reference reached 3.86 to 3.91 nats and
+# an error of 0.020 to 0.034. With the whole strip in reach it was 3.68 to 3.71 nats and 0.11 or
+# more, with free nats or without; without earlier pixels 4.41 nats or more.
 NLL_LIMIT = 4.1
 ERROR_LIMIT = 0.08
 
