@@ -21,7 +21,7 @@ from flowcourse.training import Evaluation, evaluate, runs, train
 __all__ = ["paper_run", "wants_gpu"]
 
 SWITCH = "FLOWCOURSE_GPU"
-PIXEL_LEVELS = 256  # of every online data set
+PIXEL_LEVELS = 256  # of every data set with a source of its own
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ def _shape(name: str, options: Mapping[str, Any]) -> _Shape:
     """Shape and levels of a data set, without fetching one that is not here."""
     if name in SOURCES:
         return _Shape(SOURCES[name].event_shape, PIXEL_LEVELS)
+    if name == "binary_mnist":
+        return _Shape(SOURCES["mnist"].event_shape, 2)
     offline = data.load(name, **options)
     return _Shape(offline.event_shape, offline.levels)
 

@@ -47,9 +47,12 @@ def test_presets_build_and_configure(entry, name):
     preset = entry.presets[name]
     assert preset.data in data.NAMES
     TrainingConfig(**preset.training)
-    shape, levels = {"digits": ((1, 8, 8), 17), "mnist": ((1, 28, 28), 256)}.get(
-        preset.data, ((3, 32, 32), 256)
-    )
+    shape, levels = {
+        "digits": ((1, 8, 8), 17),
+        "binary_digits": ((1, 8, 8), 2),
+        "mnist": ((1, 28, 28), 256),
+        "binary_mnist": ((1, 28, 28), 2),
+    }.get(preset.data, ((3, 32, 32), 256))
     with torch.device("meta"):
         model = entry.build(shape, levels, **preset.model)
     x = torch.zeros(2, *shape, device="meta")

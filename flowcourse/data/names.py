@@ -4,5 +4,5 @@ __all__ = ["NAMES", "OFFLINE", "ONLINE"]
 
 TOYS = ("moons", "circles", "pinwheel", "checkerboard", "eight_gaussians")
 OFFLINE = ("digits", "binary_digits", "photo_patches", *TOYS)
-ONLINE = ("mnist", "fashion_mnist", "cifar10")
+ONLINE = ("mnist", "binary_mnist", "fashion_mnist", "cifar10")
 NAMES = (*OFFLINE, *ONLINE)

@@ -5,7 +5,7 @@ Fashion-MNIST (package `dataset-fashion-mnist`), and the network if `download=Tr
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from flowcourse.data.dataset import DataError, Dataset
 from flowcourse.data.idx import read_idx_folder
 from flowcourse.data.names import OFFLINE
 
-__all__ = ["is_here", "load_cifar10", "load_mnist_like"]
+__all__ = ["is_here", "load_binary_mnist", "load_cifar10", "load_mnist_like"]
+
+THRESHOLD = 128  # of 0..255
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,26 @@ def load_mnist_like(name: str, download: bool = False, folder: str | Path | None
     return _load(name, download)
 
 
+def load_binary_mnist(download: bool = False, folder: str | Path | None = None) -> Dataset:
+    """`mnist` in black and white: 1 where the grey level is 128 or more; the same split.
+
+    The "binarized MNIST" of most papers is another data set: each pixel was drawn at random, with
+    its grey level as the probability of a 1. Likelihoods on the two cannot be compared.
+
+    Args:
+        download: as for `mnist`.
+        folder: as for `mnist`.
+
+    Raises:
+        DataError: as for `mnist`.
+    """
+    grey = load_mnist_like("mnist", download, folder)
+    black_and_white = {
+        part: (getattr(grey, part) >= THRESHOLD).to(torch.uint8) for part in ("train", "test")
+    }
+    return replace(grey, name="binary_mnist", levels=2, **black_and_white)
+
+
 def load_cifar10(download: bool = False) -> Dataset:
     """50000 and 10000 colour images of 32x32 pixels, 256 levels. Fetching needs about 4 GB of RAM.
 
@@ -99,6 +121,7 @@ def load_cifar10(download: bool = False) -> Dataset:
 
 def is_here(name: str) -> bool:
     """Can this data set be loaded without the network?"""
+    name = "mnist" if name == "binary_mnist" else name
     return cached_file(name).exists() or _debian_folder(name) is not None
 
 

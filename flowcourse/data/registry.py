@@ -8,7 +8,7 @@ from typing import Any
 from flowcourse.data.dataset import Dataset
 from flowcourse.data.digits import load_binary_digits, load_digits
 from flowcourse.data.names import NAMES, OFFLINE, ONLINE, TOYS
-from flowcourse.data.online import is_here, load_cifar10, load_mnist_like
+from flowcourse.data.online import is_here, load_binary_mnist, load_cifar10, load_mnist_like
 from flowcourse.data.photos import load_photo_patches
 from flowcourse.data.toys import load_toy
 
@@ -20,6 +20,7 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "photo_patches": load_photo_patches,
     **{name: partial(load_toy, name) for name in TOYS},
     "mnist": partial(load_mnist_like, "mnist"),
+    "binary_mnist": load_binary_mnist,
     "fashion_mnist": partial(load_mnist_like, "fashion_mnist"),
     "cifar10": load_cifar10,
 }
@@ -32,7 +33,7 @@ def load(name: str, **options: Any) -> Dataset:
     - `photo_patches`: `size` (8 or 32), `bits` (of each colour value, 1 to 8).
     - `moons`, `circles`, `pinwheel`, `checkerboard`, `eight_gaussians`: `n`, `n_test`, `seed`, and
       `noise` (all but the checkerboard).
-    - `mnist`, `fashion_mnist`: `download`, `folder` (of IDX files).
+    - `mnist`, `binary_mnist`, `fashion_mnist`: `download`, `folder` (of IDX files).
     - `cifar10`: `download`.
 
     Nothing is fetched unless `download=True`. What was fetched is kept under `$FLOWCOURSE_DATA`, or

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from flowcourse.data import OFFLINE, ONLINE, DataError, available, load, online
+from flowcourse.data import OFFLINE, DataError, available, load, online
 from flowcourse.data.cache import cached_file
 
 TRAIN, TEST = 7, 4
 SOURCES = dict(online.SOURCES)  # taken before the fixtures change them
-every_online_set = pytest.mark.parametrize("name", ONLINE)
+every_online_set = pytest.mark.parametrize("name", SOURCES)
 
 
 @pytest.fixture
@@ -65,6 +65,17 @@ def test_fetched_once_then_read_from_the_cache(name, openml):
     assert len(openml.calls) == 1 and name in available()
     assert torch.equal(again.train, data.train) and torch.equal(again.test, data.test)
     assert torch.equal(again.test_labels, data.test_labels)
+
+
+@pytest.mark.parametrize("name", ["mnist"])
+def test_binary_mnist_is_mnist_in_black_and_white(name, openml):
+    assert "binary_mnist" not in available()
+    binary, grey = load("binary_mnist", download=True), load("mnist")
+    assert binary.levels == 2 and "binary_mnist" in available()
+    for part in ("train", "test"):
+        assert torch.equal(getattr(binary, part) == 1, getattr(grey, part) > 127)
+    assert torch.equal(binary.test_labels, grey.test_labels)
+    assert len(openml.calls) == 1
 
 
 @every_online_set
