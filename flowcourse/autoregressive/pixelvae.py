@@ -189,7 +189,8 @@ class PixelDecoder(AutoregressiveModel):
         self.out = MaskedConv2d(hidden, colours * levels, 1, "B", colours)
 
     def logits(self, h, context=None):
-        return self._pixelwise(self.look(h.squeeze(1)) + self.upsample(self._latent(context)))
+        seen, told = self.look(h.squeeze(1)), self.upsample(self._latent(context))
+        return self._pixelwise(seen + told)
 
     def conditional(self, x, place, context=None, cache=None):
         """See `AutoregressiveModel`; with a cache, only one pixel's features are computed."""
@@ -295,9 +296,9 @@ class PixelVAE(nn.Module):
         r"""Where the nats of the bound go.
 
         Returns:
-            $\log P(x \mid \mu + \sigma\epsilon)$ at one draw $\epsilon \sim \mathcal{N}(0, I)$, and
-            $D(q(z_j|x) \| p(z_j))$ of every latent. The first minus the sum of the second is one
-            draw of the evidence lower bound (ELBO).
+            $\log P(x \mid \mu + \sigma\epsilon)$ at one draw of standard normal noise,
+            and $D(q(z_j|x) \| p(z_j))$ of every latent. The first minus the sum of
+            the second is one draw of the evidence lower bound (ELBO).
 
         Source: Kingma & Welling (2014), eqs. 7 and 10.
         """
@@ -308,8 +309,9 @@ class PixelVAE(nn.Module):
     def forward(self, x: Tensor) -> Float[Tensor, " batch"]:
         r"""What training maximises, in nats: one draw of the ELBO.
 
-        In training mode with free nats $\lambda$, the mean of each latent's divergence over the
-        batch is replaced by $\max(\lambda, \cdot)$: still a lower bound, as it only subtracts more.
+        In training mode with free nats $\lambda$, the mean of each latent's divergence
+        over the batch is replaced by $\max(\lambda, \cdot)$: still a lower bound, since
+        it only subtracts more.
         """
         log_p, kl = self.terms(x)
         if self.training and self.free_nats:
