@@ -56,7 +56,10 @@ def test_presets_build_and_configure(entry, name):
     with torch.device("meta"):
         model = entry.build(shape, levels, **preset.model)
     x = torch.zeros(2, *shape, device="meta")
-    assert model(x).shape == (2,)
+    inputs = [x]
+    if getattr(model, "class_conditional", False):
+        inputs.append(torch.zeros(2, dtype=torch.int64, device="meta"))
+    assert model(*inputs).shape == (2,)
     count = sum(p.numel() for p in model.parameters())
     if name == "paper" and entry.paper_parameters is not None:
         assert count == entry.paper_parameters
