@@ -138,6 +138,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     if result.bits_per_dim_iw is not None:
         weighted = _pm(result.bits_per_dim_iw, result.standard_error_iw)
         print(f"  bits/dim, importance-weighted bound, {result.draws} draws: {weighted}")
+    for name, value in result.figures.items():
+        print(f"  {name}: {value:.4g}")
     print(f"Saved in {args.run / 'evaluation.json'}.")
     return 0
 

@@ -24,7 +24,8 @@ RESULTS = ROOT / "book" / "results"
 DRAWS, REPEATS, SEED = 64, 8, 0
 # Kept in the repository: one seed, and no more than this in bytes.
 KEPT_SEED, KEPT_SIZE = 0, 3_000_000
-# A record of bits per dimension has exactly these. Other quantities go by their own names.
+# A record of bits per dimension has these. Other quantities, such as a model's further `figures`,
+# go by their own names.
 KEYS = (
     "topic variant data seed bits_per_dim bits_per_dim_iw draws standard_error kind parameters "
     "seconds device command versions date checkpoint"
@@ -124,6 +125,7 @@ def _figures(evaluation: Evaluation, entropy_nats: float | None) -> dict[str, An
             "entropy_nats": entropy_nats,
             "standard_error": evaluation.standard_error_nats,
             "kind": evaluation.kind,
+            **evaluation.figures,
         }
     return {
         "bits_per_dim": evaluation.bits_per_dim,
@@ -131,6 +133,7 @@ def _figures(evaluation: Evaluation, entropy_nats: float | None) -> dict[str, An
         "draws": evaluation.draws,
         "standard_error": evaluation.standard_error,
         "kind": evaluation.kind,
+        **evaluation.figures,
     }
 
 

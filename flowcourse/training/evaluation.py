@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ class Evaluation:
         repeats: single noise samples averaged in each `bits_per_dim` value.
         seed: of the noise.
         seconds: wall time.
+        figures: what else the model says about itself on these examples, by name.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Evaluation:
     repeats: int
     seed: int
     seconds: float
+    figures: dict[str, float] = field(default_factory=dict)
 
     def asdict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -70,7 +72,9 @@ def evaluate(
     """Measure a model on examples that it was not trained on.
 
     A model with `bits_per_dim` is one of discrete data, and its `kind` says whether its values are
-    exact or bounds; any other is a density of continuous data, with `log_prob`, and exact.
+    exact or bounds; any other is a density of continuous data, with `log_prob`, and exact. A model
+    may have `figures(x)`, which takes all examples and returns further numbers by name, such as how
+    much of a bound is paid for latents; they must not depend on noise.
 
     Args:
         model: a module; where it is, it stays; its mode and the caller's random state are put back.
@@ -125,6 +129,7 @@ def evaluate(
                 passes = [scores(model.bits_per_dim, PLAIN, r) for r in range(repeats)]
                 values = torch.stack(passes).mean(dim=0)
                 weighted = scores(partial(model.bits_per_dim, draws=draws), WEIGHTED)
+            figures = model.figures(x.to(parameter.device)) if hasattr(model, "figures") else {}
     finally:
         model.train(training)
 
@@ -144,6 +149,7 @@ def evaluate(
         repeats=repeats,
         seed=seed,
         seconds=time.perf_counter() - started,
+        figures=figures,
     )
 
 
