@@ -1,11 +1,13 @@
 """Autoregressive models."""
 
+from types import ModuleType
+
 import torch
+from torch import Tensor
+
 from flowcourse.bijector import Bijector
 from flowcourse.catalog.table import Preset, Topic, perturbed
 from flowcourse.chain_rule import AutoregressiveModel
-from torch import Tensor
-from types import ModuleType
 
 __all__ = ["TOPICS"]
 
@@ -126,6 +128,7 @@ _PIXELVAE_TRAINING = dict(
 def _pixelvae_preset(reach: int, free_nats: float = 0.0) -> Preset:
     model = dict(latents=16, hidden=48, blocks=2, dropout=0.3, reach=reach, free_nats=free_nats)
     return Preset(data="digits", model=model, training=dict(_PIXELVAE_TRAINING))
+
 
 TOPICS: tuple[Topic, ...] = (
     Topic(
