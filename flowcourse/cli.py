@@ -230,6 +230,7 @@ def _grade(args: argparse.Namespace) -> int:
 
 def _results_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="TOPIC", help="default: all that a laptop can train")
+    parser.add_argument("--preset", metavar="NAME", help="default: all that a laptop can train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--resume",
@@ -242,7 +243,13 @@ def _results_arguments(parser: argparse.ArgumentParser) -> None:
 def _results(args: argparse.Namespace) -> int:
     from flowcourse import results
 
-    return results.main(args.only, args.seeds, resume=args.resume, command=args.command_line)
+    return results.main(
+        args.only,
+        args.seeds,
+        preset=args.preset,
+        resume=args.resume,
+        command=args.command_line,
+    )
 
 
 def _topics(args: argparse.Namespace) -> int:

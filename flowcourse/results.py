@@ -36,6 +36,7 @@ def main(
     only: str | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     *,
+    preset: str | None = None,
     resume: bool = True,
     command: str = "flowcourse results",
     folder: Path = RESULTS,
@@ -46,19 +47,20 @@ def main(
     Args:
         only: one topic; None for all.
         seeds: of the training runs.
+        preset: one preset; None for all that a laptop can train.
         resume: use runs that have ended or were interrupted; False trains again.
         command: what the records say they were made by.
         folder: where the records go.
         runs_folder: where the runs are kept.
     """
     topics = [catalog.topic(only)] if only else catalog.TOPICS
-    for name, preset in [(topic.name, preset) for topic in topics for preset in topic.measured]:
+    for name, chosen in [(t.name, p) for t in topics for p in t.measured if preset in (None, p)]:
         for seed in seeds:
-            record = measure(name, preset, seed, command, folder, runs_folder, resume)
+            record = measure(name, chosen, seed, command, folder, runs_folder, resume)
             path = write_records(name, [record], folder)
             unit = "bits_per_dim" if "bits_per_dim" in record else "nats"
             print(
-                f"{name} {preset}, seed {seed}: {record[unit]:.4f} ± "
+                f"{name} {chosen}, seed {seed}: {record[unit]:.4f} ± "
                 f"{record['standard_error']:.4f} {unit} ({record['kind']}), in {path}"
             )
     return 0
