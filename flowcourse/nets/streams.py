@@ -58,7 +58,7 @@ class ShiftedConv(nn.Module):
         height, width = kernel
         self.stride = stride
         self.padding = (width // 2, (width - 1) // 2, height - 1, 0)
-        self.direction = nn.Parameter(torch.randn(outputs, inputs, height, width))
+        self.direction = nn.Parameter(0.05 * torch.randn(outputs, inputs, height, width))
         self.gain = nn.Parameter(torch.full((outputs,), gain))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
