@@ -57,15 +57,16 @@ c.GenerateAssignment.preprocessors = [
     nbgrader.CheckCellMetadata,
 ]
 
-# nbgrader's own steps, with ours in the place of its ClearSolutions; of its ClearOutput,
-# DeduplicateIds and OverwriteCells; of its Execute. `flowcourse/grading/preprocessors.py` says why.
+# nbgrader's own steps, with ours in the place of its ClearOutput, DeduplicateIds and
+# OverwriteCells, and of its Execute. `flowcourse/grading/preprocessors.py` says why.
+c.Autograde.export_class = ours.ReadAnything
 c.Autograde.sanitize_preprocessors = [
     ours.RestoreCells,
     nbgrader.OverwriteKernelspec,
     nbgrader.CheckCellMetadata,
 ]
 c.Autograde.autograde_preprocessors = [
-    ours.Execute,
+    ours.Grade,
     nbgrader.IgnorePattern,
     ClearMetadataPreprocessor,
     nbgrader.LimitOutput,
@@ -74,18 +75,18 @@ c.Autograde.autograde_preprocessors = [
     nbgrader.CheckCellMetadata,
 ]
 
-# A cell may run ten minutes (nbgrader's own limit of 30 s is less than a training run on a slow
-# machine); then it is interrupted, its points are lost, and the next cell runs.
+# What a submission may use (`flowcourse.grading.namespaces.Limits`): a cell may run ten minutes,
+# for training on a slow machine; then it is stopped, its points are lost, and the next cell runs.
+c.Grade.limits = {"cell_seconds": 600, "seconds": 3600, "memory": 4 << 30}
+
+# `nbgrader validate`, with which students try their notebook on their own machine, runs it in a
+# kernel. No tag skips a cell: a skipped test would count as passed.
 c.Execute.timeout = 600
-c.Execute.interrupt_on_timeout = True
-c.Execute.error_on_timeout = {
-    "ename": "CellTimeoutError",
-    "evalue": "stopped after the time limit",
-    "traceback": ["CellTimeoutError: this cell did not finish within the time limit."],
-}
-# No tag skips a cell (tags are stripped anyway): a skipped test would count as passed.
 c.Execute.skip_cells_with_tag = "flowcourse-never-skip"
 # No history file (parallel kernels would wait for each other), and messages between nbgrader and
 # the kernel encrypted where the kernel can.
 c.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:"]
 c.KernelManager.transport_encryption = "auto"
+
+# Feedback and Formgrader show what a student wrote: without scripts.
+c.HTMLExporter.sanitize_html = True

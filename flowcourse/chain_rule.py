@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flowcourse.bijector import sum_event
-from flowcourse.foundations.likelihood import bits_per_dim, require_levels
+from flowcourse.discrete import require_levels
 
 __all__ = ["AutoregressiveModel", "one_hot", "raster"]
 
@@ -143,6 +143,9 @@ class AutoregressiveModel(nn.Module):
         self, x: Tensor, draws: int = 1, context: Tensor | None = None
     ) -> Float[Tensor, " batch"]:
         r"""$-\log_2 P(x) / D$ of each example, exact: `draws` is there for bounds, and ignored."""
+        # Imported here: no support module needs a topic to be there.
+        from flowcourse.foundations.likelihood import bits_per_dim
+
         return bits_per_dim(-self.log_prob(x, context), self.dims)
 
     def sample(

@@ -167,6 +167,60 @@ def _sample(args: argparse.Namespace) -> int:
     return 0
 
 
+# grade
+
+
+def _grade_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("assignment", help="a problem set that was released and handed in")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; default: one a core")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, to use that")
+    parser.add_argument(
+        "--only",
+        choices=("new", "changed"),
+        default="new",
+        help="new: all that is not graded in its present state (default); "
+        "changed: of that, what was graded in another state",
+    )
+    parser.add_argument("--student", action="append", metavar="NAME", help="may be repeated")
+    parser.add_argument("--regrade", action="store_true", help="grade again what is graded")
+    parser.add_argument("--course", type=Path, default=Path(), metavar="DIR", help="default: here")
+    parser.add_argument("--seed", type=int, metavar="K", help="of the inputs; default: fresh")
+    parser.add_argument(
+        "--feedback", action=argparse.BooleanOptionalAction, default=True, help="default: write it"
+    )
+    parser.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="run submissions without a sandbox, as you: only for code that you trust",
+    )
+
+
+def _grade(args: argparse.Namespace) -> int:
+    import os
+
+    from flowcourse.grading.classroom import Options, grade, table
+    from flowcourse.grading.course import repository
+    from flowcourse.grading.sandbox import UNSAFE
+
+    if args.unsafe:
+        print(UNSAFE, file=sys.stderr)
+    options = Options(unsafe=args.unsafe, **({} if args.seed is None else {"seed": args.seed}))
+    entries = grade(
+        args.assignment,
+        args.course,
+        repository(),
+        options,
+        workers=args.workers or os.cpu_count() or 1,
+        scheduler=args.scheduler,
+        only="all" if args.regrade else args.only,
+        students=args.student,
+        feedback=args.feedback,
+    )
+    print(table(args.assignment, entries))
+    print(f"In {args.course}: gradebook.db, autograded/, feedback/, grading/ (each exercise).")
+    return 0
+
+
 # The others
 
 
@@ -211,6 +265,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("evaluate", "measure a run on test data", _evaluate_arguments, _evaluate),
     Command("sample", "draw from a run: pictures and numbers", _sample_arguments, _sample),
     Command("results", "measure every number of book/results", _results_arguments, _results),
+    Command("grade", "grade a class with sandbox and workers", _grade_arguments, _grade),
     Command("topics", "list the topics and their presets", _no_arguments, _topics),
     Command("doctor", "say what is installed and what is missing", _no_arguments, _doctor),
 )
@@ -254,7 +309,12 @@ def _mendable(error: Exception) -> bool:
     from flowcourse.data import DataError
     from flowcourse.training import RunError, TrainingDiverged
 
-    return isinstance(error, RunError | TrainingDiverged | DataError)
+    mendable: list[type[Exception]] = [RunError, TrainingDiverged, DataError]
+    for module, name in (("classroom", "GradingError"), ("sandbox", "NoSandbox")):
+        # Only loaded by the command that grades, which has what it needs installed.
+        if loaded := sys.modules.get(f"flowcourse.grading.{module}"):
+            mendable.append(getattr(loaded, name))
+    return isinstance(error, tuple(mendable))
 
 
 def _leave_processes() -> None:

@@ -39,6 +39,11 @@ COMMANDS = (
         "the tests that open built pages",
         "install Chromium or Chrome (Debian: apt-get install chromium)",
     ),
+    (
+        ("bwrap",),
+        "the sandbox that submissions are graded in (Linux)",
+        "install bubblewrap (Debian: apt-get install bubblewrap)",
+    ),
 )
 
 

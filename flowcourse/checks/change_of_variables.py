@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flowcourse.bijector import sum_event
 from flowcourse.checks import at_most, equal, exercise
+from flowcourse.checks.held_out import at_points, mass, mesh
 from flowcourse.foundations.change_of_variables import Softplus
 
 MAY_USE = ()  # topics that an answer may import: this is the first one
@@ -589,6 +590,14 @@ def _fit(columns=lambda x: x.log(), log_prob=None, independent: bool = False):
     return fit
 
 
+def _log_axes(train):
+    """Axes of a grid for log x, wide enough for all the mass."""
+    logs = train.double().log()
+    middle, width = logs.mean(dim=0), 7 * logs.std(dim=0)
+    steps = torch.linspace(-1, 1, 241, dtype=torch.float64)
+    return [middle[i] + width[i] * steps for i in range(2)]
+
+
 @exercise(
     "change_of_variables.fit",
     read=f"{CHAPTER}-experiment",
@@ -610,26 +619,21 @@ class FitFlow:
         x = np.exp(logs).astype(np.float32)
         return {"train": x[:1000], "test": x[1000:], "true_nll_nats": nll_nats[1000:].mean()}
 
-    def probe(answer, train, test, true_nll_nats):
+    def probe(answer, train):
         with torch.enable_grad():
             log_prob = answer(train.clone())
-        logs = train.log()
-        middle, width = logs.mean(dim=0), 7 * logs.std(dim=0)
-        steps = torch.linspace(-1, 1, 161)
-        grid = middle + width * torch.cartesian_prod(steps, steps)
-        cell = (width * (steps[1] - steps[0])).prod()
+        return {"log_p": lambda: log_prob(mesh(_log_axes(train)).exp().to(train))}
+
+    def measure(evidence, train, test, true_nll_nats):
+        axes = _log_axes(train)
 
         def mass_error():
             # The integral over all x, after the substitution x = exp(t).
-            density = torch.exp(log_prob(grid.exp()) + grid.sum(dim=1))
-            return (density.sum() * cell - 1).abs()
+            return (mass(evidence["log_p"] + mesh(axes).sum(dim=1), axes) - 1).abs()
 
         def gap_nats():
-            values = log_prob(test.clone())
-            if tuple(values.shape) != (len(test),):
-                raise ValueError(f"expected shape ({len(test)},), got {tuple(values.shape)}")
             # Two-sided: a score far better than the truth's is no density's.
-            return (values.double().mean() + true_nll_nats).abs()
+            return (at_points(evidence["log_p"], axes, test.log()).mean() + true_nll_nats).abs()
 
         return {"gap_nats": gap_nats, "mass_error": mass_error}
 

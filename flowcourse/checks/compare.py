@@ -4,6 +4,7 @@ NaN equals nothing, shapes never broadcast, and a float32 answer is held to floa
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def close(tolerance: float = 1e-6) -> Comparison:
             return complaint
         single = answer.dtype in (np.float32, np.float16)
         allowed = max(tolerance, 1e-4) if single else tolerance
+        answer, expected = answer * 1.0, expected * 1.0  # truth values cannot be subtracted
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(answer - expected) / np.maximum(1, np.abs(expected))
         # Equal infinities agree; their difference is NaN.
@@ -52,16 +54,24 @@ def equal(answer: np.ndarray, expected: np.ndarray) -> str | None:
     return None if wrong == 0 else f"{wrong} of {answer.size} entries are not right."
 
 
-def at_most(limit: float, unit: str) -> Comparison:
-    """A number that must not exceed a limit, such as a held-out loss; the reference is not used."""
+@dataclass(frozen=True)
+class at_most:  # noqa: N801  (reads as the other comparisons do)
+    """A number that must not exceed a limit, such as a held-out loss; the reference is not used.
 
-    def compare(answer: np.ndarray, expected: np.ndarray) -> str | None:
+    An answer could just claim such a number: it must be computed by the exercise's `measure`.
+    """
+
+    limit: float
+    unit: str
+
+    def __call__(self, answer: np.ndarray, expected: np.ndarray) -> str | None:
+        """Compare; returns a complaint or None."""
         if complaint := _not_numeric(answer):
             return complaint
         value = float(np.max(answer))
-        return None if value <= limit else f"expected at most {limit:g} {unit}, got {value:.4g}."
-
-    return compare
+        if value <= self.limit:  # False for NaN
+            return None
+        return f"expected at most {self.limit:g} {self.unit}, got {value:.4g}."
 
 
 def same_distribution(answer: np.ndarray, expected: np.ndarray) -> str | None:

@@ -1,30 +1,28 @@
 """The engine: draw inputs, probe the answer and the reference alike, compare, diagnose.
 
-Each step is a method of its own, because in grading they happen in different places: `draw`,
-`grade` and the reference stay in a trusted process, and only `probe` runs beside the student's
-code.
+Each step is a function of its own, because in grading they happen in different places: only `probe`
+runs beside the student's code, and `draw`, `measure`, the reference and the comparison stay in a
+trusted process.
 """
 
-import contextlib
 import importlib
-import io
+import inspect
 import os
 import secrets
 import textwrap
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flowcourse.checks.compare import Comparison, close
+from flowcourse.checks.compare import Comparison, at_most, close
+from flowcourse.checks.evidence import Failed, Failure, Values, array, attempt, gather, tensors
 
-__all__ = ["Exercise", "Failure", "Outcome", "Score", "check", "exercise", "exercises", "get"]
-
-Values = dict[str, "np.ndarray | Failure"]
+__all__ = ["Exercise", "Key", "Outcome", "Score", "check", "exercise", "exercises", "get"]
 
 _REGISTRY: dict[str, "Exercise"] = {}
 _WIDTH = 80  # `nbgrader validate` cuts longer lines
@@ -35,17 +33,6 @@ class Score(float):
 
     def __repr__(self) -> str:
         return f"{float(self):g}"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What stands in the place of an array when computing it raised an exception."""
-
-    kind: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
 @dataclass(frozen=True)
@@ -92,6 +79,7 @@ class Exercise:
     compare: Mapping[str, Comparison]
     draw: Callable[[np.random.Generator], dict[str, Any]]
     probe: Callable[..., dict[str, Any]]
+    measure: Callable[..., dict[str, Any]] | None = None
 
     @property
     def points(self) -> float:
@@ -102,47 +90,28 @@ class Exercise:
         """Draw the inputs that a seed gives: arrays, numbers and strings."""
         return self.draw(np.random.default_rng(seed))
 
+    def shown(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs that the probe, and so an answer, gets to see: those that it names."""
+        names = list(inspect.signature(self.probe).parameters)[1:]
+        return {name: inputs[name] for name in names}
+
     def values(self, answer: Any, inputs: Mapping[str, Any], seed: int) -> Values:
-        """Probe an answer: one array, or the failure that came instead, for each part.
+        """Probe an answer: one array, or the failure that came instead, for each part."""
+        return self.settle(gather(self.probe, answer, self.shown(inputs), seed), inputs)
 
-        Everything random in the probe (networks, base samples) follows from the seed, so that
-        answer, reference and mistakes meet the same numbers.
-        """
-        arguments = {
-            k: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v
-            for k, v in inputs.items()
-        }
-        found: Values = {}
-        with _quiet(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            results = _attempt(self.probe, answer, **arguments)
-            for part in self.parts:
-                if isinstance(results, Failure):
-                    found[part] = results
-                else:
-                    torch.manual_seed(seed + 1)
-                    found[part] = _attempt(_array, results[part])
-        return found
-
-    def grade(
-        self, found: Values, inputs: Mapping[str, Any], seed: int, diagnose: bool = True
-    ) -> Outcome:
-        """Compare an answer's values with the reference's, and name the mistake."""
-        if all(map(_unanswered, found.values())):
-            return Outcome(self.name, 0, self.points, ("not answered yet.",))
-        expected = self.values(self.reference, inputs, seed)
-        complaints = self._complaints(found, expected)
-        points = sum(p for part, p in self.parts.items() if part not in complaints)
-        if not complaints:
-            return Outcome(self.name, points, self.points)
-        diagnosis = None
-        if diagnose:
-            diagnosis = self._diagnose(found, expected, set(complaints), inputs, seed)
-        messages = tuple(f"{part}: {text}" for part, text in complaints.items())
-        if len(set(complaints.values())) == 1 and len(complaints) == len(self.parts):
-            messages = (next(iter(complaints.values())),)  # one cause: say it once
-        advice = tuple(filter(None, [f"Hint: {self.hint}", f"Read again: {self.read}"]))
-        return Outcome(self.name, points, self.points, messages, diagnosis, advice)
+    def settle(self, evidence: Values | Failure, inputs: Mapping[str, Any]) -> Values:
+        """The value of each part, from what the probe brought back."""
+        if isinstance(evidence, Failure):
+            return dict.fromkeys(self.parts, evidence)
+        if self.measure is None:
+            absent = Failure("KeyError", "the probe brought nothing back under this name")
+            return {part: evidence.get(part, absent) for part in self.parts}
+        names = list(inspect.signature(self.measure).parameters)[1:]
+        wanted = tensors({name: inputs[name] for name in names})
+        results = attempt(self.measure, _Evidence(evidence), **wanted)
+        if isinstance(results, Failure):
+            return dict.fromkeys(self.parts, results)
+        return {part: attempt(array, results[part]) for part in self.parts}
 
     def evaluate(self, answer: Any, seed: int | None = None, diagnose: bool = True) -> Outcome:
         """Draw, probe and grade; without a seed the inputs are fresh every time.
@@ -151,42 +120,102 @@ class Exercise:
         the probe trains a model, leave that out.
         """
         if answer is ... or answer is None:
-            return Outcome(self.name, 0, self.points, ("not answered yet.",))
-        seed = secrets.randbelow(2**31) if seed is None else seed
-        inputs = self.inputs(seed)
-        return self.grade(self.values(answer, inputs, seed), inputs, seed, diagnose)
+            return self.unanswered
+        key = Key(self, secrets.randbelow(2**31) if seed is None else seed)
+        return key.grade(self.values(answer, key.inputs, key.seed), diagnose)
 
-    def _complaints(self, found: Values, expected: Values) -> dict[str, str]:
+    @property
+    def unanswered(self) -> Outcome:
+        """The outcome of an answer that is not there."""
+        return Outcome(self.name, 0, self.points, ("not answered yet.",))
+
+
+class Key:
+    """The answer key of an exercise for one seed: inputs, right values, and each mistake's.
+
+    What the reference and the mistakes give is computed once, however many answers are graded.
+    """
+
+    def __init__(self, exercise: Exercise, seed: int):
+        self.exercise = exercise
+        self.seed = seed
+        self.inputs = exercise.inputs(seed)
+        self._mistakes: dict[str, Values] = {}
+
+    @cached_property
+    def expected(self) -> dict[str, np.ndarray]:
+        """What the reference gives."""
+        expected = {}
+        found = self.exercise.values(self.exercise.reference, self.inputs, self.seed)
+        for part, value in found.items():
+            if isinstance(value, Failure):
+                name = self.exercise.name
+                raise RuntimeError(f"{name}: the reference itself fails at {part}: {value}")
+            expected[part] = value
+        return expected
+
+    def grade(self, found: Values, diagnose: bool = True) -> Outcome:
+        """Compare an answer's values with the reference's, and name the mistake."""
+        exercise = self.exercise
+        if all(map(_unanswered, found.values())):
+            return exercise.unanswered
+        complaints = self._complaints(found)
+        points = sum(p for part, p in exercise.parts.items() if part not in complaints)
+        if not complaints:
+            return Outcome(exercise.name, points, exercise.points)
+        diagnosis = self._diagnose(found, set(complaints)) if diagnose else None
+        messages = tuple(f"{part}: {text}" for part, text in complaints.items())
+        if len(set(complaints.values())) == 1 and len(complaints) == len(exercise.parts):
+            messages = (next(iter(complaints.values())),)  # one cause: say it once
+        hint = f"Hint: {exercise.hint}" if exercise.hint else None
+        advice = tuple(filter(None, [hint, f"Read again: {exercise.read}"]))
+        return Outcome(exercise.name, points, exercise.points, messages, diagnosis, advice)
+
+    def _complaints(self, found: Values) -> dict[str, str]:
         complaints = {}
-        for part, right in expected.items():
-            if isinstance(right, Failure):
-                raise RuntimeError(f"{self.name}: the reference itself fails at {part}: {right}")
+        for part, right in self.expected.items():
             value = found[part]
             if isinstance(value, Failure):
                 if _unanswered(value):
                     complaints[part] = "not answered yet."
                 else:
                     complaints[part] = f"computing it raised {value}"
-            elif text := self.compare.get(part, close())(value, right):
+            elif text := self.exercise.compare.get(part, close())(value, right):
                 complaints[part] = text
         return complaints
 
-    def _diagnose(
-        self,
-        found: Values,
-        expected: Values,
-        wrong: set[str],
-        inputs: Mapping[str, Any],
-        seed: int,
-    ) -> str | None:
+    def _diagnose(self, found: Values, wrong: set[str]) -> str | None:
         """The mistake that is wrong in the same parts and gives the same values there."""
-        for message, implementation in self.mistakes.items():
-            theirs = self.values(implementation, inputs, seed)
-            if set(self._complaints(theirs, expected)) != wrong:
+        for message, implementation in self.exercise.mistakes.items():
+            if message not in self._mistakes:
+                theirs = self.exercise.values(implementation, self.inputs, self.seed)
+                self._mistakes[message] = theirs
+            theirs = self._mistakes[message]
+            if set(self._complaints(theirs)) != wrong:
                 continue
             if all(_alike(found[part], theirs[part]) for part in wrong):
                 return message
         return None
+
+
+class _Evidence(Mapping[str, Tensor]):
+    """What a probe brought back, as tensors; asking for what failed raises that failure."""
+
+    def __init__(self, values: Values):
+        self.values_by_name = values
+
+    def __getitem__(self, name: str) -> Tensor:
+        absent = Failure("KeyError", f"the probe brought no {name!r} back")
+        value = self.values_by_name.get(name, absent)
+        if isinstance(value, Failure):
+            raise Failed(value)
+        return torch.from_numpy(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        return len(self.values_by_name)
 
 
 def exercise(name: str, *, read: str, hint: str = "") -> Callable[[type], Exercise]:
@@ -203,6 +232,10 @@ def exercise(name: str, *, read: str, hint: str = "") -> Callable[[type], Exerci
         probe(answer, **inputs): runs an implementation (arrays arrive as torch tensors) and returns
             a dict with a value for each part: an array, a number, a string or a list of them, or a
             function of no arguments that computes it, so that a failure costs that part alone.
+        measure(evidence, **inputs): optional; computes the parts from what the probe brought back,
+            away from the student's code, so that no answer can claim a number. `evidence[name]` is
+            a tensor. Probe and measure get the inputs that they name as parameters; an input that
+            only `measure` names is never seen by an answer.
         parts: points by part.
         mistakes: at least four wrong implementations or values, by the message that names them.
         compare: optional; how a part is compared if not by `close()`.
@@ -218,6 +251,12 @@ def exercise(name: str, *, read: str, hint: str = "") -> Callable[[type], Exerci
             raise TypeError(f"Exercise {name!r} lacks {', '.join(sorted(missing))}.")
         if len(fields["mistakes"]) < 4:
             raise TypeError(f"Exercise {name!r} must diagnose at least four mistakes.")
+        claimed = any(isinstance(c, at_most) for c in fields.get("compare", {}).values())
+        if claimed and "measure" not in fields:
+            raise TypeError(
+                f"Exercise {name!r} compares by `at_most`, with a number that an answer could just "
+                "claim: let `probe` bring back the evidence, and compute the number in `measure`."
+            )
         if name in _REGISTRY:
             raise ValueError(f"Exercise {name!r} is declared twice.")
         _REGISTRY[name] = Exercise(
@@ -230,6 +269,7 @@ def exercise(name: str, *, read: str, hint: str = "") -> Callable[[type], Exerci
             compare=fields.get("compare", {}),
             draw=fields["draw"],
             probe=fields["probe"],
+            measure=fields.get("measure"),
         )
         return _REGISTRY[name]
 
@@ -259,6 +299,9 @@ def exercises(topic: str) -> list[Exercise]:
 
 def check(name: str, answer: Any) -> Score:
     """Check a student's answer: print what is right and wrong, and return the points."""
+    if "FLOWCOURSE_SANDBOX" in os.environ:  # there is nothing to compare with in there
+        print(f"{name}: compared with the reference when the notebook is graded.")
+        return Score(0)
     outcome = get(name).evaluate(answer)
     if outcome.messages and "NBGRADER_VALIDATING" in os.environ:
         raise Incomplete(outcome)
@@ -276,42 +319,11 @@ class Incomplete(Exception):
         return str(self).splitlines()
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Drop what a probe prints: stderr in a test cell would cost its points in nbgrader."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _attempt(compute: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """The value, or the failure in its place: a student's code may raise anything."""
-    try:
-        return compute(*arguments, **named)
-    except Exception as error:
-        return Failure(type(error).__name__, str(error))
-
-
 def _unanswered(value: "np.ndarray | Failure") -> bool:
     """Whether the line that a release leaves in an answer's place has raised."""
     if not isinstance(value, Failure):
         return False
     return value.kind == "NotImplementedError" and "replace this line" in value.message
-
-
-def _array(value: Any) -> np.ndarray:
-    if callable(value) and not isinstance(value, Tensor):
-        value = value()
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    array = np.asarray(value)
-    if array.dtype.kind not in "biufU":
-        raise TypeError(f"expected numbers or strings, got {type(value).__name__}")
-    return array
 
 
 def _alike(a: "np.ndarray | Failure", b: "np.ndarray | Failure") -> bool:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flowcourse.discrete import require_levels
 from flowcourse.flow import Flow
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "bits_per_dim",
     "forward_kl",
     "importance_weighted_bound",
-    "require_levels",
     "reverse_kl",
 ]
 
@@ -79,23 +79,6 @@ def reverse_kl(log_q: Callable, log_p: Callable, samples_of_q: Tensor) -> Tensor
     constant, and the minimiser is unchanged.
     """
     return (log_q(samples_of_q) - log_p(samples_of_q)).mean()
-
-
-def require_levels(x: Tensor, levels: int) -> Tensor:
-    """Return `x` if it holds integers in `0..levels-1`, of any dtype.
-
-    Raises:
-        ValueError: it holds something else, such as data that were rescaled.
-    """
-    if x.is_meta:  # holds no values
-        return x
-    low, high = x.min(), x.max()
-    if low < 0 or high > levels - 1 or (x.is_floating_point() and (x % 1).any()):
-        raise ValueError(
-            f"Expected integers in 0..{levels - 1} and got values from {low.item():g} to "
-            f"{high.item():g}: pass the raw levels; a model of discrete data rescales by itself."
-        )
-    return x
 
 
 class UniformDequantizer(nn.Module):

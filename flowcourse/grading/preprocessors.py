@@ -3,25 +3,34 @@
 `nbgrader_config.py` puts them in the place of nbgrader's own steps:
 
 - `ClearSolutions` makes the student's release;
+- `ReadAnything` reads a submission, and has an empty notebook for what is none;
 - `RestoreCells` comes before a submission runs, and believes only what the student was to write;
-- `Execute` runs the cells, and leaves in each test cell a number of points or an error.
+- `Grade` runs the cells in a sandbox, and writes the points of each check where nbgrader looks.
 """
 
+import ast
 import copy
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nbformat import NotebookNode
+from nbconvert.exporters import NotebookExporter
+from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from nbgrader import preprocessors as nbgrader
-from nbgrader import utils
 from nbgrader.api import Gradebook, Notebook
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.preprocessors import NbGraderPreprocessor
-from traitlets import Dict
+from traitlets import Bool, Dict, Integer
 
-__all__ = ["STUB", "ClearSolutions", "Execute", "RestoreCells", "score_problem"]
+from flowcourse.checks import Outcome
+from flowcourse.grading.judge import Cell, Judge, Verdict
+from flowcourse.grading.namespaces import Limits
+from flowcourse.grading.submission import TROUBLE, check_of, read_files, read_notebook
+
+__all__ = ["READY", "STUB", "ClearSolutions", "Grade", "ReadAnything", "RestoreCells"]
+__all__ += ["known_cells", "plan", "preload", "restore"]
 
 STUB = 'raise NotImplementedError("replace this line by your code")'
 
@@ -44,6 +53,15 @@ class ClearSolutions(nbgrader.ClearSolutions):
         return replaced
 
 
+class ReadAnything(NotebookExporter):
+    """Reads a submission whatever it holds; why it could not be read stands in its metadata."""
+
+    def from_file(self, file_stream: Any, resources: Any = None, **options: Any) -> Any:
+        """Convert the notebook in an open file, or an empty one in its place."""
+        notebook = read_notebook(Path(file_stream.name))
+        return super().from_notebook_node(notebook, resources=resources, **options)
+
+
 class RestoreCells(NbGraderPreprocessor):
     """Rebuild a submission, and take from it only the text of the student's own cells.
 
@@ -58,46 +76,51 @@ class RestoreCells(NbGraderPreprocessor):
         """Return the notebook as released, with the student's answers and own cells in it."""
         ids = resources["nbgrader"]
         with Gradebook(ids["db_url"]) as gradebook:
-            known = _known_cells(gradebook.find_notebook(ids["notebook"], ids["assignment"]))
-        names = [self._name(cell, known) for cell in nb.cells]
-        last = {name: position for position, name in enumerate(names) if name}
-        cells: list[NotebookNode] = []
-        for position, (cell, name) in enumerate(zip(nb.cells, names, strict=True)):
-            text = cell.source if isinstance(cell.get("source"), str) else ""
-            if name and last[name] == position:
-                made = known[name].make(text)
-                if made.source != text or made.cell_type != cell.cell_type:
-                    self.log.warning("Cell '%s' was changed: restored", name)
-            else:
-                made = MAKE.get(cell.cell_type, new_raw_cell)(text)
-            made.id = cell.get("id", made.id)
-            cells.append(made)
-        self._add_missing(cells, known)
-        return new_notebook(cells=cells), resources
+            known = known_cells(gradebook.find_notebook(ids["notebook"], ids["assignment"]))
+        return restore(nb, known), resources
 
-    def _name(self, cell: NotebookNode, known: dict[str, "_KnownCell"]) -> str | None:
-        metadata = cell.get("metadata", {}).get("nbgrader")
-        name = metadata.get("grade_id") if isinstance(metadata, dict) else None
-        return name if isinstance(name, str) and name in known else None
 
-    def _add_missing(self, cells: list[NotebookNode], known: dict[str, "_KnownCell"]) -> None:
-        """Put back each missing cell that is not the student's to write, after its predecessor."""
-        present = {cell.metadata.nbgrader.grade_id: cell for cell in cells if cell.metadata}
-        position = 0
-        for name, source in known.items():
-            if name in present:
-                position = 1 + next(i for i, cell in enumerate(cells) if cell is present[name])
-            elif source.locked or source.metadata.grade or source.metadata.task:
-                self.log.warning("Cell '%s' was missing: added", name)
-                cells.insert(position, source.make(source.source))
-                position += 1
+def restore(notebook: NotebookNode, known: "Mapping[str, KnownCell]") -> NotebookNode:
+    """Rebuild a submission from what the grade book knows, see `RestoreCells`."""
+    names = [_name(cell, known) for cell in notebook.cells]
+    last = {name: position for position, name in enumerate(names) if name}
+    cells: list[NotebookNode] = []
+    for position, (cell, name) in enumerate(zip(notebook.cells, names, strict=True)):
+        text = cell.source if isinstance(cell.get("source"), str) else ""
+        if name and last[name] == position:
+            made = known[name].make(text)
+        else:
+            made = MAKE.get(cell.cell_type, new_raw_cell)(text)
+        made.id = cell.get("id", made.id)
+        cells.append(made)
+    _add_missing(cells, known)
+    trouble = {key: notebook.metadata[key] for key in (TROUBLE,) if key in notebook.metadata}
+    return new_notebook(cells=cells, metadata=trouble)
+
+
+def _name(cell: NotebookNode, known: "Mapping[str, KnownCell]") -> str | None:
+    metadata = cell.get("metadata", {}).get("nbgrader")
+    name = metadata.get("grade_id") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) and name in known else None
+
+
+def _add_missing(cells: list[NotebookNode], known: "Mapping[str, KnownCell]") -> None:
+    """Put back each missing cell that is not the student's to write, after its predecessor."""
+    present = {cell.metadata.nbgrader.grade_id: cell for cell in cells if cell.metadata}
+    position = 0
+    for name, source in known.items():
+        if name in present:
+            position = 1 + next(i for i, cell in enumerate(cells) if cell is present[name])
+        elif source.locked or source.metadata.grade or source.metadata.task:
+            cells.insert(position, source.make(source.source))
+            position += 1
 
 
 MAKE = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
 
 
 @dataclass(frozen=True)
-class _KnownCell:
+class KnownCell:
     """A cell of the source notebook, from the grade book."""
 
     cell_type: str
@@ -111,7 +134,8 @@ class _KnownCell:
         return MAKE[self.cell_type](self.source if self.locked else text, metadata=metadata)
 
 
-def _known_cells(notebook: Notebook) -> dict[str, _KnownCell]:
+def known_cells(notebook: Notebook) -> dict[str, KnownCell]:
+    """The cells of a source notebook by their names, as the grade book keeps them."""
     grades = {cell.name: cell for cell in notebook.grade_cells}
     tasks = {cell.name: cell for cell in notebook.task_cells}
     solutions = {cell.name for cell in notebook.solution_cells}
@@ -129,47 +153,103 @@ def _known_cells(notebook: Notebook) -> dict[str, _KnownCell]:
         )
         if scored := grades.get(cell.name) or tasks.get(cell.name):
             metadata.points = scored.max_score
-        known[cell.name] = _KnownCell(cell.cell_type, cell.source, cell.locked, metadata)
+        known[cell.name] = KnownCell(cell.cell_type, cell.source, cell.locked, metadata)
     return known
 
 
-class Execute(nbgrader.Execute):
-    """Run the cells, then leave in each test cell either a number of points or an error.
+# Verdicts that were reached elsewhere, by (assignment, notebook, student), for `Grade` to enter.
+READY: dict[tuple[str, str, str], Verdict] = {}
+# The judge of the last problem set: it is warm.
+_judges: dict[tuple[Any, ...], Judge] = {}
 
-    nbgrader's rule for a test cell is: any stderr, 0; a number, that many points; anything else,
-    full marks. So a warning costs everything and a test that says nothing gives everything.
-    Here stderr costs nothing (it is kept, as stdout), and whatever is not one number between 0
-    and the cell's points is an error that says so, which nbgrader scores 0.
+
+class Grade(NbGraderPreprocessor):
+    """Decide a submission, and write the points where nbgrader looks: the test cells' outputs.
+
+    It stands for nbgrader's `Execute`, which runs a submission as the instructor, in the process
+    that also decides the score. Here cells run in a sandbox, checks are decided outside, and every
+    output is made anew: nothing in the graded notebook was written by the submission.
     """
 
-    def preprocess_cell(
-        self, cell: NotebookNode, resources: dict[str, Any], index: int
-    ) -> Processed:
-        """Run one cell; settle its outputs when it is an automatic test."""
-        cell, resources = super().preprocess_cell(cell, resources, index)
-        if cell.cell_type == "code" and utils.is_grade(cell) and not utils.is_solution(cell):
-            for output in cell.outputs:
-                if output.output_type == "stream":
-                    output.name = "stdout"
-            problem = score_problem(cell.outputs, float(cell.metadata.nbgrader.points))
-            if problem:
-                text = f"No points: {problem}."
-                error = new_output("error", ename="NoScore", evalue=problem, traceback=[text])
-                cell.outputs.insert(0, error)
-        return cell, resources
+    unsafe = Bool(False, help="Run submissions without a sandbox, as you.").tag(config=True)
+    everything = Bool(False, help="Show all topics; for the course's own sample class.").tag(
+        config=True
+    )
+    limits = Dict({}, help="Limits of a submission, see flowcourse.grading.Limits.").tag(
+        config=True
+    )
+    seed = Integer(None, allow_none=True, help="Of the inputs; None draws one.").tag(config=True)
+
+    def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> Processed:
+        """Return the notebook with outputs and points in it."""
+        ids = resources["nbgrader"]
+        verdict = READY.pop((ids["assignment"], ids["notebook"], ids["student"]), None)
+        if verdict is None:
+            files = read_files(self._submitted(ids), Path(resources["metadata"]["path"]))
+            verdict = self._judge(ids["assignment"], nb).judge(plan(nb), files)
+        enter(verdict, nb)
+        return nb, resources
+
+    def _judge(self, topic: str, nb: NotebookNode) -> Judge:
+        key = (topic, self.seed, self.unsafe, self.everything, repr(self.limits))
+        if key not in _judges:
+            while _judges:
+                _judges.popitem()[1].close()
+            _judges[key] = Judge(
+                topic, self.seed, preload(nb), Limits(**self.limits), self.unsafe, self.everything
+            )
+        return _judges[key]
+
+    def _submitted(self, ids: dict[str, str]) -> Path:
+        course = self.parent.parent.coursedir  # of the exporter, of the converter
+        folder = course.submitted_directory
+        return Path(course.format_path(folder, ids["student"], ids["assignment"]))
 
 
-def score_problem(outputs: list[NotebookNode], max_points: float) -> str | None:
-    """Say why the outputs of a test cell are no score; None when they are one, or an error."""
-    if any(output.output_type == "error" for output in outputs):
-        return None
-    results = [output for output in outputs if output.output_type == "execute_result"]
-    if len(results) != 1:
-        return f"the test cell gave {len(results)} results where one number was expected"
-    try:
-        points = float(results[0].data.get("text/plain", ""))
-    except ValueError:
-        return "the test cell's result is no number"
-    if not (math.isfinite(points) and 0 <= points <= max_points):
-        return f"the test cell's result is not between 0 and {max_points:g} points"
-    return None
+def plan(notebook: NotebookNode) -> list[Cell]:
+    """What is to be done with each code cell of a restored submission."""
+    return [_cell(cell) for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _cell(cell: NotebookNode) -> Cell:
+    metadata = cell.metadata.get("nbgrader", {})
+    if metadata.get("grade") and not metadata.get("solution"):
+        return Cell(cell.source, *check_of(cell.source))
+    return Cell(cell.source)
+
+
+def preload(notebook: NotebookNode) -> list[str]:
+    """Modules that the instructor's own cells import."""
+    names = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("locked"):
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Import):
+                    names += [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def enter(verdict: Verdict, notebook: NotebookNode) -> None:
+    """Write a verdict into the code cells of a notebook, and its troubles at the top."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, (cell, judged) in enumerate(zip(cells, verdict.cells, strict=True), start=1):
+        cell.execution_count = number
+        outputs = [from_dict(output) for output in judged.outputs]
+        if judged.outcome is not None:
+            outputs = _scored(judged.outcome, number)
+        cell.outputs = outputs
+    troubles = [*filter(None, [notebook.metadata.pop(TROUBLE, None)]), *verdict.troubles]
+    if troubles:
+        notes = "\n".join(f"- {trouble}" for trouble in troubles)
+        notebook.cells.insert(0, new_markdown_cell(f"**Notes on the grading**\n\n{notes}"))
+
+
+def _scored(outcome: Outcome, number: int) -> list[NotebookNode]:
+    """What a test cell shows; nbgrader reads the number of the result as partial credit."""
+    points = {"text/plain": f"{outcome.points:g}"}
+    return [
+        new_output("stream", name="stdout", text=f"{outcome}\n"),
+        new_output("execute_result", points, execution_count=number),
+    ]

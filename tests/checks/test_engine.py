@@ -70,6 +70,81 @@ def test_a_failure_costs_only_its_part(doubling):
     assert "ZeroDivisionError: no halves here" in str(outcome)
 
 
+@pytest.fixture
+def measured(monkeypatch):
+    """An exercise whose score is computed from evidence, away from the answer."""
+    monkeypatch.setattr(engine, "_REGISTRY", {})
+
+    class Record:
+        reference = staticmethod(lambda x: x.mean())
+        parts = {"error": 2, "finite": 1}
+        compare = {"error": at_most(0.1, "away")}
+        mistakes = {
+            "it is the sum": lambda x: x.sum(),
+            "it is the median": lambda x: x.median(),
+            "it is the least": lambda x: x.min(),
+            "it is far off": lambda x: x.mean() + 100,
+        }
+
+        def draw(rng):
+            x = rng.normal(5.0, 1.0, size=8) ** 2
+            return {"x": x, "truth": x.mean()}
+
+        def probe(answer, x):
+            return {"estimate": lambda: answer(x)}
+
+        def measure(evidence, truth):
+            return {
+                "error": lambda: (evidence["estimate"] - truth).abs(),
+                "finite": lambda: evidence["estimate"].isfinite(),
+            }
+
+    return exercise("toy.measured", read="toy.md#measured")(Record)
+
+
+def test_a_measure_computes_the_parts_from_the_evidence(measured):
+    assert measured.evaluate(measured.reference).points == 3
+    for name, mistake in measured.mistakes.items():
+        outcome = measured.evaluate(mistake, seed=1)
+        assert outcome.points == 1 and outcome.diagnosis == name
+
+
+def test_what_only_the_measure_names_is_never_shown_to_an_answer(measured):
+    assert set(measured.shown(measured.inputs(0))) == {"x"}
+
+
+def test_evidence_that_is_a_failure_is_reported_as_the_failure(measured):
+    def broken(x):
+        raise ZeroDivisionError("no mean here")
+
+    outcome = measured.evaluate(broken)
+    assert outcome.points == 0 and "ZeroDivisionError: no mean here" in str(outcome)
+    assert measured.settle({}, measured.inputs(0))["error"].kind == "KeyError"
+
+
+def test_a_key_asks_the_reference_and_each_mistake_once(measured, monkeypatch):
+    asked = []
+    values = engine.Exercise.values
+    monkeypatch.setattr(engine.Exercise, "values", lambda *a: asked.append(a[1]) or values(*a))
+    key = engine.Key(measured, seed=3)
+    found = values(measured, lambda x: x.max() * 0, key.inputs, key.seed)
+    assert [key.grade(found).points for _ in range(3)] == [1, 1, 1]
+    assert len(asked) == 1 + len(measured.mistakes)
+
+
+def test_a_number_that_an_answer_could_claim_is_refused(measured):
+    fields = {
+        "reference": 0,
+        "parts": {"loss": 1},
+        "draw": lambda rng: {},
+        "probe": lambda answer: {"loss": answer},
+        "mistakes": dict.fromkeys("abcd", 1),
+        "compare": {"loss": at_most(1.0, "nats")},
+    }
+    with pytest.raises(TypeError, match="could just claim"):
+        exercise("toy.claimed", read="toy.md#claimed")(type("Record", (), fields))
+
+
 @pytest.mark.parametrize("answer", [..., None])
 def test_a_missing_answer_says_so(doubling, answer):
     outcome = doubling.evaluate(answer)

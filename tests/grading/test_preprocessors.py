@@ -1,70 +1,71 @@
-"""The two decisions about a test cell, without a kernel and with a small one."""
+"""How a verdict gets into a notebook, and how what was handed in gets out of one."""
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from nbgrader.utils import determine_grade
 
-from flowcourse.grading.preprocessors import Execute, score_problem
+from flowcourse.checks import Outcome
+from flowcourse.grading.judge import Judged, Verdict
+from flowcourse.grading.preprocessors import enter, plan, preload
+from flowcourse.grading.submission import TROUBLE, check_of
 
 
-def result(text: str):
-    return new_output("execute_result", {"text/plain": text})
+def test_cell(grade_id="t", points=3):
+    cell = new_code_cell('check("tiny.shift", Shift)')
+    cell.metadata.nbgrader = {
+        "grade": True, "grade_id": grade_id, "points": points, "solution": False, "locked": True,
+    }  # fmt: skip
+    return cell
 
 
-@pytest.mark.parametrize("text", ["0", "2.5", "3", "3.0", "1e-1"])
-def test_a_number_within_the_points_is_a_score(text):
-    assert score_problem([result(text)], 3) is None
+test_cell.__test__ = False  # makes a cell; is no test
 
 
-@pytest.mark.parametrize("text", ["3.1", "-1", "nan", "inf", "-inf", "'3'", "None", "", "3 points"])
-def test_anything_else_is_none(text):
-    assert score_problem([result(text)], 3)
+def test_nbgrader_reads_the_points_and_a_student_the_reasons():
+    outcome = Outcome("tiny.shift", 1.5, 3, ("x: largest error 2.",), "it adds twice")
+    notebook = new_notebook(cells=[new_code_cell("x = 1"), test_cell()])
+    output = {"output_type": "stream", "name": "stdout", "text": "hi"}
+    enter(Verdict([Judged([output]), Judged(outcome=outcome)], [], 0, 0.1), notebook)
+    assert determine_grade(notebook.cells[1]) == (1.5, 3)
+    assert "Diagnosis: it adds twice" in notebook.cells[1].outputs[0].text
+    assert notebook.cells[0].outputs == [output]
+    nbformat.validate(notebook)
 
 
-def test_silence_and_other_outputs_are_no_score():
-    assert "0 results" in score_problem([], 3)
-    assert "0 results" in score_problem([new_output("stream", text="3")], 3)
-    assert "0 results" in score_problem([new_output("display_data", {"text/plain": "3"})], 3)
-    assert "2 results" in score_problem([result("3"), result("3")], 3)
+def test_troubles_stand_at_the_top():
+    notebook = new_notebook(cells=[new_code_cell("x")], metadata={TROUBLE: "not readable"})
+    enter(Verdict([Judged()], ["cell 1: it ran too long"], 0, 0.1), notebook)
+    assert notebook.cells[0].cell_type == "markdown" and TROUBLE not in notebook.metadata
+    assert notebook.cells[0].source.splitlines()[2:] == [
+        "- not readable",
+        "- cell 1: it ran too long",
+    ]
 
 
-def test_an_error_stays_an_error():
-    assert score_problem([new_output("error", ename="E", evalue="", traceback=[])], 3) is None
+def test_a_plan_runs_cells_and_decides_checks():
+    answer = new_code_cell("class Shift: pass")
+    cells = plan(new_notebook(cells=[new_markdown_cell("text"), answer, test_cell()]))
+    assert [(cell.exercise, cell.answer) for cell in cells] == [
+        (None, None),
+        ("tiny.shift", "Shift"),
+    ]
 
 
-@pytest.fixture(scope="module")
-def executed() -> dict[str, nbformat.NotebookNode]:
-    sources = {
-        "quiet": "2",
-        "noisy": "import os, sys\nprint('w', file=sys.stderr)\nos.write(2, b'from C')\n2",
-        "silent": "x = 2",
-        "endless": "while True:\n    try:\n        while True: pass\n    except ValueError: pass",
-        "after": "2",
-    }
-    notebook = new_notebook()
-    for name, source in sources.items():
-        cell = new_code_cell(source)
-        cell.metadata.nbgrader = {"grade": True, "grade_id": name, "points": 3, "solution": False}
-        notebook.cells.append(cell)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTEST_CURRENT_TEST")  # with it, kernels let what C writes pass by
-        Execute(timeout=4).preprocess(notebook, {"metadata": {}})
-    return {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells}
+@pytest.mark.parametrize(
+    "source", ["3.0", "", "check(", "check('a.b', X, 1)", "check('a.b', X)\n3", "check('a.b', f())"]
+)
+def test_a_test_cell_that_is_no_check_is_refused(source):
+    with pytest.raises(ValueError, match="one line, check"):
+        check_of(source)
 
 
-def test_stderr_costs_nothing_and_is_kept(executed):
-    cell = executed["noisy"]
-    assert determine_grade(cell) == (2, 3)
-    assert "from C" in "".join(o.text for o in cell.outputs if o.output_type == "stream")
-
-
-def test_no_result_scores_nothing(executed):
-    assert determine_grade(executed["silent"]) == (0, 3)
-    assert executed["silent"].outputs[0].ename == "NoScore"
-
-
-def test_a_cell_without_end_is_stopped_and_the_next_one_runs(executed):
-    assert determine_grade(executed["quiet"]) == (2, 3)
-    assert determine_grade(executed["endless"]) == (0, 3)
-    assert determine_grade(executed["after"]) == (2, 3)
+def test_only_what_the_instructor_imports_is_imported_beforehand():
+    ours = new_code_cell("import math\nfrom flowcourse import data, plot")
+    ours.metadata.nbgrader = {"locked": True, "grade": False}
+    theirs = new_code_cell("import antigravity")
+    assert preload(new_notebook(cells=[ours, theirs])) == [
+        "math",
+        "flowcourse.data",
+        "flowcourse.plot",
+    ]

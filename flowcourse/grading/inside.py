@@ -1,0 +1,331 @@
+"""The program inside the sandbox: a warm process that forks once for each submission.
+
+    python -m flowcourse.grading.inside FD OPTIONS
+
+It has imported what a problem set imports, so that a submission costs its own code and no more. A
+fork runs the cells of one submission and brings back their outputs, and the arrays of each check.
+Once it has run a student's code it is the student's: the grader believes nothing of what it sends.
+"""
+
+import base64
+import contextlib
+import importlib
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flowcourse.grading import wire
+from flowcourse.grading.namespaces import Limits, become_nobody, limit_resources, new_process
+
+WATCH_SECONDS = 0.05
+WORK = Path("/tmp/work")
+# What of a rich output is kept: what cannot hold a script. Everything has a text form.
+KINDS = ("text/plain", "image/png")
+MOST_DISPLAYS = 100  # of one cell
+
+
+def main() -> None:
+    """Import, then fork for each submission until the grader hangs up."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    options = json.loads(sys.argv[2])
+    limits = Limits(**options["limits"])
+    if options["isolated"]:
+        become_nobody()
+    for name in options["preload"]:
+        with contextlib.suppress(ImportError):  # a function that is imported, or a hidden module
+            importlib.import_module(name)
+    shell = _shell()
+    wire.send(control, {"ready": True})
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not message:
+            return
+        if not descriptors:  # an order for a submission that has ended in the meantime
+            continue
+        channel = socket.socket(fileno=descriptors[0])
+        child = os.fork()
+        if child == 0:
+            control.close()
+            _submission(shell, channel, limits, options["isolated"])
+        channel.close()
+        wire.send(control, {"ended": _watch(child, control, limits)})
+
+
+# One submission, in a process of its own
+
+
+def _submission(shell: Any, channel: socket.socket, limits: Limits, isolated: bool) -> None:
+    """Serve the grader's requests, one after the other; never returns."""
+    if isolated:
+        new_process(limits)
+        work = WORK
+    else:
+        os.setsid()
+        limit_resources(limits)
+        work = Path(os.environ["FLOWCOURSE_WORK"])
+    work.mkdir(exist_ok=True)
+    os.chdir(work)
+    os.environ["HOME"] = str(work)
+    streams = _Streams(work.parent, limits.output)
+    me = os.getpid()
+    requests = {"files": _write_files, "cell": _run_cell, "check": _gather}
+    try:
+        while True:
+            header, blobs = wire.receive(channel, limits.disk)
+            try:
+                reply, attached = requests[header["request"]](shell, header, blobs, streams)
+            except (KeyboardInterrupt, SystemExit) as stop:
+                reply, attached = {"failure": [type(stop).__name__, "stopped"]}, []
+            if os.getpid() != me:  # the student's code has forked
+                os._exit(0)
+            wire.send(channel, reply, attached)
+    except wire.Closed:
+        os._exit(0)
+
+
+def _write_files(shell: Any, header: dict, blobs: list[bytes], streams: "_Streams") -> wire.Message:
+    for name, content in zip(header["names"], blobs, strict=True):
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return {}, []
+
+
+def _run_cell(shell: Any, header: dict, blobs: list[bytes], streams: "_Streams") -> wire.Message:
+    """Run one cell, as a notebook does; returns its outputs in the notebook format."""
+    shown: list[dict[str, Any]] = []
+    shell.display_pub.shown = shell.displayhook.shown = shown
+    with streams:
+        result = shell.run_cell(header["source"], store_history=True, silent=False)
+        error = result.error_before_exec or result.error_in_exec
+    if error is not None:
+        # The shell has printed a traceback with colours; a plain one is added as an output.
+        lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
+        shown.append(
+            {
+                "output_type": "error",
+                "ename": type(error).__name__,
+                "evalue": str(error)[:2000],
+                "traceback": list(lines),
+            }
+        )
+    return {"outputs": streams.outputs() + shown, "failed": error is not None}, []
+
+
+def _gather(shell: Any, header: dict, blobs: list[bytes], streams: "_Streams") -> wire.Message:
+    """Run an exercise's probe on the answer; returns arrays, or failures in their place."""
+    import cloudpickle
+    import numpy as np
+
+    from flowcourse.checks.evidence import Failure, gather
+
+    if header["answer"] not in shell.user_ns:
+        return {"failure": ["NameError", f"{header['answer']} is not defined"]}, []
+    answer = shell.user_ns[header["answer"]]
+    if answer is ... or answer is None:
+        return {"unanswered": True}, []
+    probe, inputs = cloudpickle.loads(blobs[0])
+    with streams:  # what C code writes is dropped as well
+        found = gather(probe, answer, inputs, header["seed"])
+    if isinstance(found, Failure):
+        return {"failure": [found.kind, found.message]}, []
+    names, failures, arrays = [], {}, []
+    for name, value in found.items():
+        if isinstance(value, Failure):
+            failures[name] = [value.kind, value.message]
+        else:
+            file = io.BytesIO()
+            np.save(file, value, allow_pickle=False)
+            names.append(name)
+            arrays.append(file.getvalue())
+    return {"names": names, "failures": failures}, arrays
+
+
+class _Streams:
+    """Standard output and error of a cell, also what C code and child processes write."""
+
+    def __init__(self, folder: Path, limit: int):
+        self.limit = limit
+        self.files = [open(folder / f"stream-{n}", "w+b", buffering=0) for n in (1, 2)]
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through=True)  # type: ignore[union-attr]
+
+    def __enter__(self) -> None:
+        for descriptor, file in enumerate(self.files, start=1):
+            file.seek(0)
+            file.truncate()
+            os.dup2(file.fileno(), descriptor)
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        with open(os.devnull, "wb") as nothing:
+            for descriptor in (1, 2):
+                os.dup2(nothing.fileno(), descriptor)
+
+    def outputs(self) -> list[dict[str, Any]]:
+        """What was written, as outputs of a notebook; each stream cut at its limit."""
+        found = []
+        for name, file in zip(("stdout", "stderr"), self.files, strict=True):
+            file.seek(0)
+            text = file.read(self.limit // 4).decode(errors="replace")
+            if file.read(1):
+                text += "\n[the rest of this output was cut]\n"
+            if text:
+                found.append({"output_type": "stream", "name": name, "text": text})
+        return found
+
+
+def _shell() -> Any:
+    """IPython, as a notebook's kernel has it, without files or threads of its own."""
+    import matplotlib_inline.backend_inline as inline
+    from IPython.core.displayhook import DisplayHook
+    from IPython.core.displaypub import DisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    class Publisher(DisplayPublisher):
+        shown: list[dict[str, Any]] = []
+
+        def publish(self, data: Any, *_: Any, **__: Any) -> None:
+            if len(self.shown) < MOST_DISPLAYS:
+                self.shown.append({"output_type": "display_data", "data": _kept(data)})
+
+        def clear_output(self, wait: bool = False) -> None:
+            self.shown.clear()
+
+    class Hook(DisplayHook):
+        shown: list[dict[str, Any]] = []
+
+        def write_output_prompt(self) -> None:
+            pass
+
+        def write_format_data(self, format_dict: Mapping[str, Any], md_dict: Any = None) -> None:
+            self.shown.append({"output_type": "execute_result", "data": _kept(format_dict)})
+
+    class Shell(InteractiveShell):
+        display_pub_class = Publisher
+        displayhook_class = Hook
+
+        def enable_gui(self, gui: Any = None) -> None:
+            """Do nothing: there is no screen, and pictures are made without one."""
+
+        def showtraceback(self, *_: Any, **__: Any) -> None:
+            """Show nothing: the error is an output of its own."""
+
+        def showsyntaxerror(self, *_: Any, **__: Any) -> None:
+            """Show nothing, likewise."""
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.colors = "nocolor"
+    config.InteractiveShell.xmode = "Context"
+    shell = Shell.instance(config=config)
+    shell.enable_matplotlib("inline")
+    inline.configure_inline_support(shell, "inline")
+    return shell
+
+
+def _kept(data: Mapping[str, Any]) -> dict[str, str]:
+    kept = {}
+    for kind in KINDS:
+        value = data.get(kind)
+        if isinstance(value, bytes):
+            value = base64.b64encode(value).decode()
+        if isinstance(value, str):
+            kept[kind] = value
+    return kept
+
+
+# Watching it from outside
+
+
+def _watch(child: int, control: socket.socket, limits: Limits) -> str:
+    """Wait for the end of a submission, and bring it about where it must be; returns the reason.
+
+    While it runs, the grader may send `i` (interrupt the running cell) or `k` (end it).
+    """
+    reason = ""
+    look = 0.0
+    control.settimeout(WATCH_SECONDS)
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            control.settimeout(None)
+            return reason or f"exit {os.waitstatus_to_exitcode(status)}"
+        try:
+            order = control.recv(1)
+        except TimeoutError:
+            order = None
+        if order == b"i":
+            os.kill(child, signal.SIGINT)
+        elif order is not None:  # asked for, or the grader is gone
+            reason = reason or "ended"
+        elif (started := time.monotonic()) > look:
+            reason = reason or _too_much(limits)
+            # Many processes take long to look at: orders must not wait for that.
+            look = time.monotonic() + 5 * (time.monotonic() - started)
+        if reason:
+            _end(child)
+
+
+def _end(child: int) -> None:
+    """End a submission with everything that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)  # without walls: its session
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)  # with walls: the first process dies with it
+    time.sleep(WATCH_SECONDS)
+
+
+def _too_much(limits: Limits) -> str:
+    """Which limit the processes of the submission exceed together, if any."""
+    if not os.path.isdir("/proc/self"):
+        return ""  # not Linux, so not isolated either: only the limits of each process hold
+    pids = _descendants()
+    threads = sum(_number(f"/proc/{pid}/status", "Threads:") for pid in pids)
+    if threads > limits.processes:
+        return "processes"
+    # What is resident counts memory that processes share several times over, but is quick to ask.
+    for file, field in (("status", "VmRSS:"), ("smaps_rollup", "Pss:")):
+        memory = sum(_number(f"/proc/{pid}/{file}", field) for pid in pids)
+        if memory * 1024 <= limits.memory:
+            return ""
+    return "memory"
+
+
+def _number(path: str, field: str) -> int:
+    """The number that a file of /proc states under a name; 0 if the process is gone."""
+    with contextlib.suppress(OSError), open(path) as file:
+        for line in file:
+            if line.startswith(field):
+                return int(line.split()[1])
+    return 0
+
+
+def _descendants() -> list[int]:
+    """Processes that descend from this one."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+                # The name of the program, in brackets, may itself hold brackets and blanks.
+                parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
+    found: set[int] = set()
+    new = {os.getpid()}
+    while new:
+        new = {pid for pid, parent in parents.items() if parent in new} - found
+        found |= new
+    return sorted(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What has been graded, and how: one line for each grading, added at the end and never changed.
+
+`grading/ASSIGNMENT.jsonl` in the course folder. A process that is killed leaves at most one torn
+line, which counts as not written. The last line about a student holds.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+__all__ = ["Entry", "Register"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The grading of one submission.
+
+    Attributes:
+        student: who handed it in.
+        digest: of the submission, the release and the course's code.
+        points: earned, by exercise.
+        max_points: available, by exercise.
+        diagnoses: the name of the mistake that was recognised, by exercise.
+        troubles: what went wrong besides wrong answers.
+        seed: of the inputs of the checks.
+        seconds: wall time in the sandbox.
+    """
+
+    student: str
+    digest: str
+    points: dict[str, float]
+    max_points: dict[str, float]
+    diagnoses: dict[str, str] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
+    seed: int = 0
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Points of all exercises."""
+        return sum(self.points.values())
+
+    @property
+    def available(self) -> float:
+        """Points to be had."""
+        return sum(self.max_points.values())
+
+
+class Register:
+    """The entries of one assignment, by student."""
+
+    def __init__(self, course: Path, assignment: str):
+        self.path = course / "grading" / f"{assignment}.jsonl"
+        self.entries = {entry.student: entry for entry in self._read()}
+
+    def add(self, entry: Entry) -> None:
+        """Write an entry; once this returns, it survives whatever happens."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(entry)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.entries[entry.student] = entry
+
+    def _read(self) -> Iterator[Entry]:
+        if not self.path.is_file():
+            return
+        text = self.path.read_text(encoding="utf-8")
+        whole, _, torn = text.rpartition("\n")
+        if torn:  # the next entry must start on a line of its own
+            self.path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+        for line in whole.splitlines():
+            yield Entry(**json.loads(line))
