@@ -25,7 +25,7 @@ __all__ = ["Block", "Doubling", "Maps", "ShiftedConv", "Stream", "TwoStreams", "
 def concat_elu(x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 2*c h w"]:
     """ELU of `x` and of `-x`, so that no sign is lost: twice as many channels.
 
-    Source: Salimans et al. (2017), section 2.5; the program released with the paper.
+    Source: the program released with Salimans et al. (2017).
     """
     return F.elu(torch.cat([x, -x], dim=1))
 
@@ -42,6 +42,9 @@ class ShiftedConv(nn.Module):
             output's own.
         stride: 2 halves height and width, rounding up.
         gain: $g$ at the start: about the size of the outputs if the inputs have size 1.
+
+    The directions start small, because steps of a fixed size, as Adam's are, turn a short vector
+    faster than a long one.
 
     Source: Salimans et al. (2017), section 2.3 and figure 2; Salimans & Kingma (2016), eq. 2.
     """
@@ -235,7 +238,8 @@ class Stream(nn.Module):
     def _through_coarser(self, x, guide, labels, place):
         """Halve, go through the smaller sizes, and double again.
 
-        The smaller map changes at even rows and columns only; at other places it is looked up.
+        A place is a row, or one pixel of it. The smaller map changes at even rows and columns only;
+        at other places it is looked up.
         """
         size = x.shape[2:]
         small, coarser = self.shrink(x, place), None
