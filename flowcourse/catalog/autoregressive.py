@@ -1,11 +1,13 @@
 """Autoregressive models."""
 
+from types import ModuleType
+
 import torch
+from torch import Tensor
+
 from flowcourse.bijector import Bijector
 from flowcourse.catalog.table import Preset, Topic, perturbed
 from flowcourse.chain_rule import AutoregressiveModel
-from torch import Tensor
-from types import ModuleType
 
 __all__ = ["TOPICS"]
 
