@@ -15,9 +15,11 @@ arXiv:1701.05517, and the program released with it.
 
 from collections.abc import Sequence
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from flowcourse.bijector import sum_event
@@ -29,6 +31,8 @@ __all__ += ["linear_in_colours"]
 
 # The paper's floor is e^-7. A ceiling keeps the bins of very wide logistics representable, too.
 LOG_SCALES = (-7.0, 7.0)
+# Of the square: four turns, and as many mirrored ones.
+SYMMETRIES = 8
 
 
 # The likelihood
@@ -167,6 +171,17 @@ class LogisticMixture:
 # The model
 
 
+def turned(
+    x: Shaped[Tensor, "batch channels h w"], kind: Int[Tensor, " batch"]
+) -> Shaped[Tensor, "batch channels h w"]:
+    """Square images by quarter turns, `kind % 4` of them, and mirrored first if `kind >= 4`."""
+    x = x.clone()
+    for k in range(SYMMETRIES):
+        chosen = x[kind == k]
+        x[kind == k] = torch.rot90(chosen.flip(3) if k >= 4 else chosen, k % 4, (2, 3))
+    return x
+
+
 class PixelCNNpp(AutoregressiveModel):
     """Two streams and a likelihood.
 
@@ -182,8 +197,14 @@ class PixelCNNpp(AutoregressiveModel):
         stages: how many sizes of feature maps there are, each half of the one before.
         dropout: in the residual blocks.
         classes: number of classes if the model is conditional: `context` then holds labels.
+        turn: how often an image is turned or mirrored in training. The network is told which of the
+            eight symmetries it was, as if that were its class, so it need not confuse them; what is
+            scored and sampled is the class of images as they are, and no bound.
 
-    Source: Salimans et al. (2017).
+    Raises:
+        ValueError: images to be turned that are not square, or have classes.
+
+    Source: Salimans et al. (2017); for the turned images, Jun et al. (2020), section 3.
     """
 
     def __init__(
@@ -191,22 +212,30 @@ class PixelCNNpp(AutoregressiveModel):
         event_shape: Sequence[int],
         levels: int,
         *,
-        components: int,
-        filters: int,
-        blocks: int,
-        stages: int,
-        dropout: float,
-        classes: int,
+        components: int = 10,
+        filters: int = 160,
+        blocks: int = 5,
+        stages: int = 3,
+        dropout: float = 0.5,
+        classes: int = 0,
+        turn: float = 0.0,
     ):
         super().__init__(event_shape, levels)
-        channels = event_shape[0]
-        self.classes = classes
+        channels, height, width = event_shape
+        if turn and (classes or height != width):
+            raise ValueError(
+                f"turn={turn} needs square images without classes, and these are {height} x "
+                f"{width} with classes={classes}: set turn=0."
+            )
+        self.classes, self.turn = classes, turn
         self.likelihood: LogisticMixture | Softmax = (
             LogisticMixture(channels, levels, components)
             if components
             else Softmax(channels, levels)
         )
-        self.features = TwoStreams(channels, filters, blocks, stages, dropout, classes)
+        self.features = TwoStreams(
+            channels, filters, blocks, stages, dropout, SYMMETRIES if turn else classes
+        )
         self.out = ShiftedConv(filters, self.likelihood.outputs)
 
     def network(
@@ -217,12 +246,25 @@ class PixelCNNpp(AutoregressiveModel):
 
     def logits(self, h, context=None):
         x = h[:, 0]
-        return self.likelihood.logits(self.network(x, self._labels(context)), x)
+        return self.likelihood.logits(self.network(x, self._labels(context, len(x))), x)
 
     def log_prob(self, x, context=None):
         """Scores the levels that are there, which is cheaper than scoring all of them."""
-        h = self.encode(self._check(x))[:, 0]
-        return sum_event(self.likelihood.log_prob(self.network(h, self._labels(context)), h))
+        x = self._check(x)
+        return self._score(x, self._labels(context, len(x)))
+
+    def forward(self, x, context=None):
+        """`log_prob`; in training, of images some of which are turned, see `turn`."""
+        if not (self.turn and self.training):
+            return self.log_prob(x, context)
+        x = self._check(x)
+        kind = torch.randint(1, SYMMETRIES, (len(x),), device=x.device)
+        kind = torch.where(torch.rand(len(x), device=x.device) < self.turn, kind, 0)
+        return self._score(turned(x, kind), kind)
+
+    def _score(self, x: Tensor, labels: Tensor | None) -> Float[Tensor, " batch"]:
+        h = self.encode(x)[:, 0]
+        return sum_event(self.likelihood.log_prob(self.network(h, labels), h))
 
     def conditional(self, x, place, context=None, cache=None):
         if cache is None:
@@ -231,43 +273,31 @@ class PixelCNNpp(AutoregressiveModel):
         (row, column), channel = divmod(place // channels, width), place % channels
         h = self.encode(x)[:, 0]
         if channel == 0:
-            features = self.features.at(h, row, column, cache, self._labels(context))
+            labels = self._labels(context, len(x))
+            features = self.features.at(h, row, column, cache, labels)
             cache["out"] = self.out(F.elu(features))
         here = h[:, :, row : row + 1, column : column + 1]
         return self.likelihood.logits(cache["out"], here)[:, channel, 0, 0]
 
-    def _labels(self, context: Tensor | None) -> Tensor | None:
+    def _labels(self, context: Tensor | None, n: int) -> Tensor | None:
         if (context is not None) != bool(self.classes):
             raise ValueError(
                 f"This model was built with classes={self.classes} and got "
                 f"{'no labels' if context is None else 'labels'} as its context: "
                 "pass one label for each example exactly if there are classes."
             )
+        if self.turn:
+            return torch.zeros(n, dtype=torch.int64, device=self.out.bias.device)
         return context
 
 
-def build(
-    event_shape: Sequence[int],
-    levels: int | None,
-    *,
-    components: int = 10,
-    filters: int = 160,
-    blocks: int = 5,
-    stages: int = 3,
-    dropout: float = 0.5,
-    classes: int = 0,
-) -> PixelCNNpp:
+def build(event_shape: Sequence[int], levels: int | None, **options: Any) -> PixelCNNpp:
     """PixelCNN++ for images of one shape; the defaults are the paper's model for CIFAR-10.
 
     Args:
         event_shape: `(channels, height, width)`.
         levels: number of levels.
-        components: of the mixture of logistics; 0 for a softmax over the levels.
-        filters: channels of the network.
-        blocks: residual blocks per stage.
-        stages: how many sizes of feature maps there are, each half of the one before.
-        dropout: in the residual blocks.
-        classes: number of classes to be conditioned on, 0 for none.
+        options: see `PixelCNNpp`.
 
     Raises:
         ValueError: continuous data, or examples that are no images.
@@ -280,13 +310,4 @@ def build(
             f"examples of shape {tuple(event_shape)} with levels={levels}: choose a data set of "
             "images such as digits, or a flow for continuous data."
         )
-    return PixelCNNpp(
-        event_shape,
-        levels,
-        components=components,
-        filters=filters,
-        blocks=blocks,
-        stages=stages,
-        dropout=dropout,
-        classes=classes,
-    )
+    return PixelCNNpp(event_shape, levels, **options)

@@ -16,6 +16,7 @@ from flowcourse.autoregressive.pixelcnnpp import (
     build,
     discretized_logistic,
     linear_in_colours,
+    turned,
 )
 from flowcourse.catalog import perturbed, topic
 from flowcourse.chain_rule import AutoregressiveModel
@@ -218,6 +219,36 @@ def test_a_conditional_model_follows_its_labels():
         model.log_prob(x)
     with pytest.raises(ValueError, match="classes=0 and got labels"):
         small((1, 4, 4), 17).log_prob(x, torch.arange(3))
+
+
+def test_the_eight_symmetries_are_eight_and_undo_nothing_of_the_other_images():
+    x = torch.arange(18).reshape(2, 1, 3, 3)
+    every = turned(x[:1].expand(8, 1, 3, 3), torch.arange(8))
+    assert torch.equal(every[0], x[0]) and len(every.flatten(1).unique(dim=0)) == 8
+    assert every[1].tolist() == [[[2, 5, 8], [1, 4, 7], [0, 3, 6]]]
+    assert every[4].tolist() == [[[2, 1, 0], [5, 4, 3], [8, 7, 6]]]
+    assert torch.equal(turned(x, torch.tensor([0, 5]))[0], x[0])
+
+
+def test_turned_images_are_scored_under_their_own_label_and_others_as_they_are():
+    model = small((1, 4, 4), 17, turn=0.7)
+    x = torch.randint(17, (200, 1, 4, 4)).double()
+    assert torch.equal(model.eval()(x), model.log_prob(x))
+    kinds = torch.arange(8)
+    every = torch.stack([model._score(turned(x, k.expand(200)), k.expand(200)) for k in kinds])
+    found = model.train()(x)
+    matches = torch.isclose(every, found, rtol=0, atol=1e-9)
+    assert (matches.sum(dim=0) == 1).all()
+    torch.testing.assert_close(every[0], model.log_prob(x))
+    # 200 draws, 30 % as they are: 5 standard deviations
+    assert abs(matches[0].double().mean() - 0.3) < 5 * math.sqrt(0.3 * 0.7 / 200)
+    assert matches.any(dim=1).all()
+
+
+@pytest.mark.parametrize(("shape", "classes"), [((1, 4, 5), 0), ((1, 4, 4), 3)])
+def test_only_square_images_without_classes_are_turned(shape, classes):
+    with pytest.raises(ValueError, match="needs square images without classes"):
+        build(shape, 17, classes=classes, turn=0.5)
 
 
 @pytest.mark.parametrize(("shape", "levels"), [((4,), 17), ((1, 4, 4), None)])
