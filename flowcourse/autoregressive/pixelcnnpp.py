@@ -14,7 +14,6 @@ arXiv:1701.05517, and the program released with it.
 """
 
 from collections.abc import Sequence
-
 from typing import Any
 
 import torch
