@@ -53,6 +53,9 @@ class MaskedConv2d(nn.Conv2d):
         colours: how many channels the image has.
         blocks: the outputs are so many blocks, each of which is shared out among the colours.
 
+    Raises:
+        ValueError: an even side, or fewer features than colours.
+
     Source: van den Oord et al. (2016), section 3.4.
     """
 
@@ -96,6 +99,8 @@ class MaskedConv2d(nn.Conv2d):
 
 def _colours(features: int, colours: int) -> Tensor:
     """The colour of each of so many features."""
+    if features < colours:
+        raise ValueError(f"{colours} colours need a feature each, or more, and not {features}.")
     return torch.arange(features) * colours // features
 
 
@@ -319,7 +324,7 @@ class PixelRNN(AutoregressiveModel):
             as in the paper, the last pixel of a row is not seen from the start of the next one.
 
     Raises:
-        ValueError: the event is no image.
+        ValueError: the event is no image, or there is no such kind.
     """
 
     layers: Any  # a ModuleList of SweepingLSTM
@@ -343,6 +348,8 @@ class PixelRNN(AutoregressiveModel):
                 f"PixelRNN models images of shape (channels, height, width), not "
                 f"{tuple(event_shape)}: add an axis for the channels, or reshape."
             )
+        if kind not in ("row", "diagonal"):
+            raise ValueError(f"kind should be 'row' or 'diagonal' and is {kind!r}.")
         super().__init__(event_shape, levels)
         colours, features = event_shape[0], 2 * hidden
         self.margin = int(line_end and kind == "diagonal")

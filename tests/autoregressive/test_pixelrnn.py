@@ -327,9 +327,13 @@ def test_a_residual_layer_adds_to_what_it_was_given():
     assert torch.equal(model.conditional_logits(x), expected.conditional_logits(x))
 
 
-def test_what_is_no_image_is_refused():
+def test_what_makes_no_sense_is_refused_with_a_reason():
     with pytest.raises(ValueError, match=r"images of shape .* not \(64,\)"):
         build((64,), 17)
+    with pytest.raises(ValueError, match="is 'diag'"):
+        build((1, 8, 8), 17, kind="diag")
+    with pytest.raises(ValueError, match="3 colours need a feature each, or more, and not 2"):
+        build((3, 8, 8), 17, hidden=2)
 
 
 @pytest.mark.parametrize("name", ["laptop", "row"])
