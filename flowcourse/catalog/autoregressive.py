@@ -115,7 +115,7 @@ def _pixelvae(m: ModuleType) -> dict[str, AutoregressiveModel]:
 
     return {
         "pixelvae, grey": given((1, 2, 2), 3, hidden=8),
-        "pixelvae, colour": given((3, 1, 2), 2, hidden=6),
+        "pixelvae, colour": given((3, 1, 2), 2, hidden=24),
     }
 
 

@@ -61,6 +61,20 @@ def test_bounds_are_on_the_bad_side_of_the_truth_and_weighting_tightens_them():
     assert result.nats == pytest.approx(result.bits_per_dim * 3 * math.log(2))
 
 
+def test_a_models_own_figures_are_taken_from_all_examples_in_evaluation_mode():
+    class Telling(DequantizedFlow):
+        def figures(self, x):
+            return {"examples": float(len(x)), "training": float(self.training)}
+
+    plain = noisy_model()
+    model = Telling(plain.flow, plain.levels).double().train()
+    x = torch.randint(0, 4, (20, 3))
+    result = evaluate(model, x, repeats=1, draws=1, batch_size=6)
+    assert result.figures == {"examples": 20.0, "training": 0.0}
+    assert result.asdict()["figures"] == result.figures
+    assert evaluate(plain, x, repeats=1, draws=1).figures == {}
+
+
 def test_the_same_seed_gives_the_same_numbers_whatever_the_caller_drew():
     x = torch.randint(0, 4, (20, 3))
     torch.manual_seed(1)
