@@ -26,7 +26,7 @@ from flowcourse.chain_rule import AutoregressiveModel
 from flowcourse.nets.streams import ShiftedConv, TwoStreams
 
 __all__ = ["LogisticMixture", "PixelCNNpp", "Softmax", "build", "discretized_logistic"]
-__all__ += ["linear_in_colours"]
+__all__ += ["linear_in_colours", "turned"]
 
 # The paper's floor is e^-7. A ceiling keeps the bins of very wide logistics representable, too.
 LOG_SCALES = (-7.0, 7.0)
@@ -197,8 +197,8 @@ class PixelCNNpp(AutoregressiveModel):
         dropout: in the residual blocks.
         classes: number of classes if the model is conditional: `context` then holds labels.
         turn: how often an image is turned or mirrored in training. The network is told which of the
-            eight symmetries it was, as if that were its class, so it need not confuse them; what is
-            scored and sampled is the class of images as they are, and no bound.
+            eight symmetries it was, as if that were its class, so it need not confuse them. Without
+            a `context`, images as they are get scored and sampled.
 
     Raises:
         ValueError: images to be turned that are not square, or have classes.
@@ -226,15 +226,13 @@ class PixelCNNpp(AutoregressiveModel):
                 f"turn={turn} needs square images without classes, and these are {height} x "
                 f"{width} with classes={classes}: set turn=0."
             )
-        self.classes, self.turn = classes, turn
+        self.classes, self.turn = SYMMETRIES if turn else classes, turn
         self.likelihood: LogisticMixture | Softmax = (
             LogisticMixture(channels, levels, components)
             if components
             else Softmax(channels, levels)
         )
-        self.features = TwoStreams(
-            channels, filters, blocks, stages, dropout, SYMMETRIES if turn else classes
-        )
+        self.features = TwoStreams(channels, filters, blocks, stages, dropout, self.classes)
         self.out = ShiftedConv(filters, self.likelihood.outputs)
 
     def network(
@@ -254,7 +252,7 @@ class PixelCNNpp(AutoregressiveModel):
 
     def forward(self, x, context=None):
         """`log_prob`; in training, of images some of which are turned, see `turn`."""
-        if not (self.turn and self.training):
+        if not (self.turn and self.training and context is None):
             return self.log_prob(x, context)
         x = self._check(x)
         kind = torch.randint(1, SYMMETRIES, (len(x),), device=x.device)
@@ -279,14 +277,14 @@ class PixelCNNpp(AutoregressiveModel):
         return self.likelihood.logits(cache["out"], here)[:, channel, 0, 0]
 
     def _labels(self, context: Tensor | None, n: int) -> Tensor | None:
+        if self.turn and context is None:  # images as they are
+            return torch.zeros(n, dtype=torch.int64, device=self.out.bias.device)
         if (context is not None) != bool(self.classes):
             raise ValueError(
                 f"This model was built with classes={self.classes} and got "
                 f"{'no labels' if context is None else 'labels'} as its context: "
                 "pass one label for each example exactly if there are classes."
             )
-        if self.turn:
-            return torch.zeros(n, dtype=torch.int64, device=self.out.bias.device)
         return context
 
 
