@@ -22,9 +22,10 @@ from nbgrader import preprocessors as nbgrader
 from nbgrader.api import Gradebook, Notebook
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.preprocessors import NbGraderPreprocessor
-from traitlets import Bool, Dict, Integer
+from traitlets import Bool, Dict, Integer, Unicode
 
 from flowcourse.checks import Outcome
+from flowcourse.grading.feedback import summary
 from flowcourse.grading.judge import Cell, Judge, Verdict
 from flowcourse.grading.namespaces import Limits
 from flowcourse.grading.submission import TROUBLE, check_of, read_files, read_notebook
@@ -178,6 +179,7 @@ class Grade(NbGraderPreprocessor):
     limits = Dict({}, help="Limits of a submission, see flowcourse.grading.Limits.").tag(
         config=True
     )
+    book = Unicode("", help="Address of the built book, for links in feedback.").tag(config=True)
     seed = Integer(None, allow_none=True, help="Of the inputs; None draws one.").tag(config=True)
 
     def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> Processed:
@@ -187,7 +189,7 @@ class Grade(NbGraderPreprocessor):
         if verdict is None:
             files = read_files(self._submitted(ids), Path(resources["metadata"]["path"]))
             verdict = self._judge(ids["assignment"], nb).judge(plan(nb), files)
-        enter(verdict, nb)
+        enter(verdict, nb, self.book)
         return nb, resources
 
     def _judge(self, topic: str, nb: NotebookNode) -> Judge:
@@ -231,8 +233,14 @@ def preload(notebook: NotebookNode) -> list[str]:
     return names
 
 
-def enter(verdict: Verdict, notebook: NotebookNode) -> None:
-    """Write a verdict into the code cells of a notebook, and its troubles at the top."""
+def enter(verdict: Verdict, notebook: NotebookNode, book: str = "") -> None:
+    """Write a verdict into the code cells of a notebook, and at the top its sum and its troubles.
+
+    Args:
+        verdict: what became of the submission.
+        notebook: that of the submission, restored.
+        book: address of the built book, for links to its sections.
+    """
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, (cell, judged) in enumerate(zip(cells, verdict.cells, strict=True), start=1):
         cell.execution_count = number
@@ -241,9 +249,12 @@ def enter(verdict: Verdict, notebook: NotebookNode) -> None:
             outputs = _scored(judged.outcome, number)
         cell.outputs = outputs
     troubles = [*filter(None, [notebook.metadata.pop(TROUBLE, None)]), *verdict.troubles]
+    top = [summary([j.outcome for j in verdict.cells if j.outcome is not None], book)]
     if troubles:
         notes = "\n".join(f"- {trouble}" for trouble in troubles)
-        notebook.cells.insert(0, new_markdown_cell(f"**Notes on the grading**\n\n{notes}"))
+        top.append(f"**Notes on the grading**\n\n{notes}")
+    if any(top):
+        notebook.cells.insert(0, new_markdown_cell("\n\n".join(filter(None, top))))
 
 
 def _scored(outcome: Outcome, number: int) -> list[NotebookNode]:
