@@ -46,12 +46,12 @@ def _row(outcome: Outcome, book: str) -> str:
         link = address(exercise.read, book)
         section = html.escape(exercise.read)
         again = f'<a href="{html.escape(link)}">{section}</a>' if link else section
-        what = outcome.diagnosis or ("" if outcome.points or wrong else outcome.messages[0])
-        todo = f"{html.escape(what)}<br>Read again: {again}" if what else f"Read again: {again}"
+        todo = f"{html.escape(outcome.diagnosis or outcome.messages[0])}<br>Read again: {again}"
     cells = [
         name,
         f"{outcome.points:g}/{outcome.max_points:g}",
         html.escape(", ".join(right)),
         todo,
     ]
-    return "<tr>" + "".join(f"<td>{text}</td>" for text in cells).replace("\n", " ") + "</tr>"
+    # Feedback pages give tables no space between their columns.
+    return "<tr>" + "".join(f"<td>{text}&emsp;</td>" for text in cells).replace("\n", " ") + "</tr>"
