@@ -18,7 +18,9 @@ def summary(outcomes: Iterable[Outcome], book: str = "") -> str:
     rows = [_row(outcome, book) for outcome in outcomes]
     if not rows:
         return ""
-    head = "<tr><th>Exercise</th><th>Points</th><th>Right</th><th>What to do</th></tr>"
+    # Feedback pages give tables no space between their columns.
+    heads = ("Exercise", "Points", "Right", "What to do")
+    head = "<tr>" + "".join(f"<th>{word}&emsp;</th>" for word in heads) + "</tr>"
     return f"<table>\n<thead>{head}</thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>"
 
 
@@ -53,5 +55,4 @@ def _row(outcome: Outcome, book: str) -> str:
         html.escape(", ".join(right)),
         todo,
     ]
-    # Feedback pages give tables no space between their columns.
     return "<tr>" + "".join(f"<td>{text}&emsp;</td>" for text in cells).replace("\n", " ") + "</tr>"

@@ -261,12 +261,12 @@ def enter(
             outputs = _scored(judged.outcome, number)
         cell.outputs = outputs
     troubles = [*filter(None, [trouble]), *verdict.troubles]
-    top = [summary([j.outcome for j in verdict.cells if j.outcome is not None], book)]
+    top = summary([j.outcome for j in verdict.cells if j.outcome is not None], book)
     if troubles:
         notes = "\n".join(f"- {trouble}" for trouble in troubles)
-        top.append(f"**Notes on the grading**\n\n{notes}")
-    if any(top):
-        notebook.cells.insert(0, new_markdown_cell("\n\n".join(filter(None, top))))
+        top = f"**Notes on the grading**\n\n{notes}\n\n{top}"
+    if top:
+        notebook.cells.insert(0, new_markdown_cell(top))
 
 
 def _scored(outcome: Outcome, number: int) -> list[NotebookNode]:

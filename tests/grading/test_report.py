@@ -7,15 +7,21 @@ import pytest
 from nbgrader.api import Gradebook
 
 from flowcourse.cli import main
+from flowcourse.grading.course import CONFIG
 from flowcourse.grading.feedback import address, summary
 from flowcourse.grading.register import Entry, Register
+from flowcourse.grading.release import load, read, write, write_source
 from flowcourse.grading.report import findings, mistakes, page, write_report
+from flowcourse.grading.sandbox import what_is_missing
 from tests.book.site import Page
 
 EVIL = "<script>alert(1)</script>"
 SIGN = "the sign is kept"
 MAX = {"tiny.order": 1.5, "tiny.debug": 2.0}
 BLANK = ["not answered yet."]
+needs_sandbox = pytest.mark.skipif(
+    what_is_missing() is not None, reason="no sandbox on this machine: install bubblewrap"
+)
 
 
 def entry(student, order, debug, **other):
@@ -158,3 +164,18 @@ def test_sections_are_links_where_the_address_of_the_book_is_known():
         "https://example.org/book/coupling/nice.html#nice-scale"
     )
     assert address(read, "") is None and address("the page", "https://example.org") is None
+
+
+@needs_sandbox
+def test_the_feedback_of_a_broken_notebook_says_why_it_has_no_points(root, nbgrader, tmp_path):
+    """By nbgrader's own commands: its reader of submissions must be this course's."""
+    (tmp_path / CONFIG).write_text(f"load_subconfig({str(root / CONFIG)!r})\n")
+    write(read(root / "solutions" / "tiny"), tmp_path / "solutions" / "tiny")
+    write_source(load("tiny", root), tmp_path)
+    nbgrader("generate_assignment", "tiny", cwd=tmp_path)
+    write({"tiny.ipynb": b'{"cells": ['}, tmp_path / "submitted" / "ada" / "tiny")
+    nbgrader("autograde", "tiny", cwd=tmp_path)
+    nbgrader("generate_feedback", "tiny", cwd=tmp_path)
+    text = Page(tmp_path / "feedback/ada/tiny/tiny.html").text
+    assert "the notebook could not be read (JSONDecodeError" in text
+    assert "Score: 0.0 / 10.5" in text
