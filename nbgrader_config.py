@@ -59,7 +59,7 @@ c.GenerateAssignment.preprocessors = [
 
 # nbgrader's own steps, with ours in the place of its ClearOutput, DeduplicateIds and
 # OverwriteCells, and of its Execute. `flowcourse/grading/preprocessors.py` says why.
-c.Autograde.export_class = ours.ReadAnything
+c.Autograde.exporter_class = ours.ReadAnything
 c.Autograde.sanitize_preprocessors = [
     ours.RestoreCells,
     nbgrader.OverwriteKernelspec,
@@ -78,6 +78,10 @@ c.Autograde.autograde_preprocessors = [
 # What a submission may use (`flowcourse.grading.namespaces.Limits`): a cell may run ten minutes,
 # for training on a slow machine; then it is stopped, its points are lost, and the next cell runs.
 c.Grade.limits = {"cell_seconds": 600, "seconds": 3600, "memory": 4 << 30}
+
+# Where students read the book, such as "https://example.org/flowcourse": feedback then links the
+# sections to read again. Empty: it names them.
+c.Grade.book = ""
 
 # `nbgrader validate`, with which students try their notebook on their own machine, runs it in a
 # kernel. No tag skips a cell: a skipped test would count as passed.

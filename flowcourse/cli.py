@@ -222,6 +222,24 @@ def _grade(args: argparse.Namespace) -> int:
     )
     print(table(args.assignment, entries))
     print(f"In {args.course}: gradebook.db, autograded/, feedback/, grading/ (each exercise).")
+    print(f"What the class has understood: flowcourse report {args.assignment}")
+    return 0
+
+
+# report
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("assignment", help="a problem set graded by `flowcourse grade`")
+    parser.add_argument("--course", type=Path, default=Path(), metavar="DIR", help="default: here")
+
+
+def _report(args: argparse.Namespace) -> int:
+    from flowcourse.grading.course import repository
+    from flowcourse.grading.report import write_report
+
+    for path in write_report(args.assignment, args.course, repository()):
+        print(f"Saved {path}.")
     return 0
 
 
@@ -277,6 +295,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("sample", "draw from a run: pictures and numbers", _sample_arguments, _sample),
     Command("results", "measure every number of book/results", _results_arguments, _results),
     Command("grade", "grade a class with sandbox and workers", _grade_arguments, _grade),
+    Command("report", "say what a class has understood", _report_arguments, _report),
     Command("topics", "list the topics and their presets", _no_arguments, _topics),
     Command("doctor", "say what is installed and what is missing", _no_arguments, _doctor),
 )

@@ -205,6 +205,34 @@ def test_the_tests_run_on_linux_and_macos():
     assert {system.partition("-")[0] for system in systems} == {"ubuntu", "macos"}
 
 
+@pytest.mark.parametrize("workflow", ["newest", "test"])
+def test_the_sandbox_can_be_had_where_the_tests_run(workflow):
+    content = yaml.safe_load((ROOT / f".github/workflows/{workflow}.yml").read_text())
+    (job,) = content["jobs"].values()
+    commands = [step.get("run", "") for step in job["steps"]]
+    ready = next(i for i, run in enumerate(commands) if "install --yes bubblewrap" in run)
+    assert "apparmor_restrict_unprivileged_userns=0" in commands[ready]
+    assert any(run.startswith("make test") for run in commands[ready:])
+
+
+def test_the_image_for_grading_is_made_of_pinned_packages_and_names_no_host():
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    assert [args for step, args in steps if step == "FROM"] == ["python:3.11-slim"]
+    installs = [args for step, args in steps if "pip install" in args]
+    assert len(installs) == 1 and "-c constraints.txt" in installs[0]
+    assert not re.search(r"://|\b[\w-]+\.(?:com|org|io|net)\b|--index|--extra", "\n".join(lines))
+    assert "bubblewrap" in next(args for step, args in steps if "apt-get install" in args)
+    # The last user is not root.
+    assert [args for step, args in steps if step == "USER"][-1] == "grader"
+    assert steps[-2] == ["ENTRYPOINT", '["flowcourse"]']
+    # What is copied is let through, and nothing else is: no student's work can get in.
+    copied = {name for step, args in steps if step == "COPY" for name in args.split()[:-1]}
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    assert "*" in ignored and all((ROOT / name).exists() for name in copied)
+
+
 def test_ci_runs_make_test():
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & 0o111

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,13 @@ class Options:
 
     Attributes:
         seed: of the inputs of all checks; all submissions of one run meet the same.
-        limits: what one submission may use.
+        limits: what one submission may use; those of the settings (`c.Grade.limits`) if None.
         unsafe: no sandbox, see `flowcourse.grading.sandbox`.
         everything: for the course's own sample class, see there.
     """
 
     seed: int = field(default_factory=lambda: secrets.randbelow(2**31))
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits | None = None
     unsafe: bool = False
     everything: bool = False
 
@@ -106,6 +106,8 @@ def grade(
     options = options or Options()
     course = course.resolve()
     api = nbgrader_api(course, root)
+    if options.limits is None:
+        options = replace(options, limits=Limits(**api.config.Grade.get("limits", {})))
     known = _known(api, assignment)
     register = Register(course, assignment)
     handed_in = submissions(course, assignment)
@@ -276,6 +278,7 @@ def _enter(
         max_points={outcome.name: outcome.max_points for outcome in outcomes},
         diagnoses={o.name: o.diagnosis for o in outcomes if o.diagnosis},
         troubles=[*filter(None, [submission.trouble]), *verdict.troubles],
+        messages={o.name: list(o.messages) for o in outcomes if o.messages},
         seed=verdict.seed,
         seconds=round(verdict.seconds, 3),
     )

@@ -22,9 +22,10 @@ from nbgrader import preprocessors as nbgrader
 from nbgrader.api import Gradebook, Notebook
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.preprocessors import NbGraderPreprocessor
-from traitlets import Bool, Dict, Integer
+from traitlets import Bool, Dict, Integer, Unicode
 
 from flowcourse.checks import Outcome
+from flowcourse.grading.feedback import summary
 from flowcourse.grading.judge import Cell, Judge, Verdict
 from flowcourse.grading.namespaces import Limits
 from flowcourse.grading.submission import TROUBLE, check_of, read_files, read_notebook
@@ -77,6 +78,8 @@ class RestoreCells(NbGraderPreprocessor):
         ids = resources["nbgrader"]
         with Gradebook(ids["db_url"]) as gradebook:
             known = known_cells(gradebook.find_notebook(ids["notebook"], ids["assignment"]))
+        if TROUBLE in nb.metadata:
+            _troubles[_key(ids)] = nb.metadata[TROUBLE]
         return restore(nb, known), resources
 
 
@@ -159,6 +162,9 @@ def known_cells(notebook: Notebook) -> dict[str, KnownCell]:
 
 # Verdicts that were reached elsewhere, by (assignment, notebook, student), for `Grade` to enter.
 READY: dict[tuple[str, str, str], Verdict] = {}
+# Why a submission could not be read, likewise, from `RestoreCells` for `Grade`: nbgrader writes a
+# notebook to disk between the two, and what stands in that could be the student's.
+_troubles: dict[tuple[str, str, str], str] = {}
 # The judge of the last problem set: it is warm.
 _judges: dict[tuple[Any, ...], Judge] = {}
 
@@ -178,16 +184,17 @@ class Grade(NbGraderPreprocessor):
     limits = Dict({}, help="Limits of a submission, see flowcourse.grading.Limits.").tag(
         config=True
     )
+    book = Unicode("", help="Address of the built book, for links in feedback.").tag(config=True)
     seed = Integer(None, allow_none=True, help="Of the inputs; None draws one.").tag(config=True)
 
     def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> Processed:
         """Return the notebook with outputs and points in it."""
         ids = resources["nbgrader"]
-        verdict = READY.pop((ids["assignment"], ids["notebook"], ids["student"]), None)
+        verdict = READY.pop(_key(ids), None)
         if verdict is None:
             files = read_files(self._submitted(ids), Path(resources["metadata"]["path"]))
             verdict = self._judge(ids["assignment"], nb).judge(plan(nb), files)
-        enter(verdict, nb)
+        enter(verdict, nb, self.book, _troubles.pop(_key(ids), None))
         return nb, resources
 
     def _judge(self, topic: str, nb: NotebookNode) -> Judge:
@@ -231,8 +238,21 @@ def preload(notebook: NotebookNode) -> list[str]:
     return names
 
 
-def enter(verdict: Verdict, notebook: NotebookNode) -> None:
-    """Write a verdict into the code cells of a notebook, and its troubles at the top."""
+def _key(ids: Mapping[str, str]) -> tuple[str, str, str]:
+    return ids["assignment"], ids["notebook"], ids["student"]
+
+
+def enter(
+    verdict: Verdict, notebook: NotebookNode, book: str = "", trouble: str | None = None
+) -> None:
+    """Write a verdict into the code cells of a notebook, and at the top its sum and its troubles.
+
+    Args:
+        verdict: what became of the submission.
+        notebook: that of the submission, restored.
+        book: address of the built book, for links to its sections.
+        trouble: why the submission could not be read, if it could not.
+    """
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, (cell, judged) in enumerate(zip(cells, verdict.cells, strict=True), start=1):
         cell.execution_count = number
@@ -240,10 +260,13 @@ def enter(verdict: Verdict, notebook: NotebookNode) -> None:
         if judged.outcome is not None:
             outputs = _scored(judged.outcome, number)
         cell.outputs = outputs
-    troubles = [*filter(None, [notebook.metadata.pop(TROUBLE, None)]), *verdict.troubles]
+    troubles = [*filter(None, [trouble]), *verdict.troubles]
+    top = summary([j.outcome for j in verdict.cells if j.outcome is not None], book)
     if troubles:
         notes = "\n".join(f"- {trouble}" for trouble in troubles)
-        notebook.cells.insert(0, new_markdown_cell(f"**Notes on the grading**\n\n{notes}"))
+        top = f"**Notes on the grading**\n\n{notes}\n\n{top}"
+    if top:
+        notebook.cells.insert(0, new_markdown_cell(top))
 
 
 def _scored(outcome: Outcome, number: int) -> list[NotebookNode]:

@@ -23,6 +23,7 @@ class Entry:
         points: earned, by exercise.
         max_points: available, by exercise.
         diagnoses: the name of the mistake that was recognised, by exercise.
+        messages: what was complained about, by exercise.
         troubles: what went wrong besides wrong answers.
         seed: of the inputs of the checks.
         seconds: wall time in the sandbox.
@@ -34,6 +35,7 @@ class Entry:
     max_points: dict[str, float]
     diagnoses: dict[str, str] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
+    messages: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
 
