@@ -295,8 +295,8 @@ TOPICS: tuple[Topic, ...] = (
             "colour": Preset(
                 data="photo_patches",
                 data_options=dict(size=8, bits=5),
-                model=_PIXELCNN | dict(channels=96, blocks=5, dropout=0.1),
-                training=_PIXELCNN_TRAINING | dict(steps=600),
+                model=_PIXELCNN | dict(channels=66, blocks=5, dropout=0.1),
+                training=_PIXELCNN_TRAINING | dict(steps=700),
             ),
             # Van den Oord et al. (2016b): the network for ImageNet, as far as we remember it; the
             # network for CIFAR-10 and the learning rate are not known to us.
