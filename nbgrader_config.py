@@ -27,7 +27,10 @@ _put_first("PATH", os.path.dirname(sys.executable))
 from nbconvert.preprocessors import ClearMetadataPreprocessor  # noqa: E402
 from nbgrader import preprocessors as nbgrader  # noqa: E402
 
+from flowcourse.grading import guards  # noqa: E402
 from flowcourse.grading import preprocessors as ours  # noqa: E402
+
+guards.guard()
 
 c = get_config()  # noqa: F821  (nbgrader provides it)
 

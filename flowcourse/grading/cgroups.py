@@ -33,8 +33,11 @@ def grouped(name: str, limits: Limits, root: Path = ROOT) -> Iterator[list[str]]
     made: list[Path] = []
     try:
         for controller, own in _own_groups().items():
+            above = root / controller / own
+            if not (above / "cgroup.procs").exists():  # a plain folder, or not mounted here
+                continue
+            group = above / name
             for file, value in settings.get(controller, {}).items():
-                group = root / controller / own / name
                 with contextlib.suppress(OSError):
                     group.mkdir(exist_ok=True)
                     made += [group] if group not in made else []

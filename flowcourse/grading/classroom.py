@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 import flowcourse
 from flowcourse.grading import preprocessors
-from flowcourse.grading.course import nbgrader_api, succeed
+from flowcourse.grading.course import NbgraderError, nbgrader_api, succeed
 from flowcourse.grading.judge import Cell, Judge, Verdict
 from flowcourse.grading.namespaces import Limits
 from flowcourse.grading.preprocessors import KnownCell, known_cells, plan, preload, restore
 from flowcourse.grading.register import Entry, Register
-from flowcourse.grading.submission import TROUBLE, read_files, read_notebook
+from flowcourse.grading.submission import TROUBLE, check_of, read_files, read_notebook
 
 __all__ = ["CHOICES", "GradingError", "Options", "grade", "submissions", "table"]
 
@@ -253,9 +253,7 @@ def _read(
 
 def _own_files(folder: Path) -> dict[str, bytes]:
     """The course's own data files, which replace a student's of the same name."""
-    text = (".md", ".py", ".pyc")
-    found = read_files(folder, folder) if folder.is_dir() else {}
-    return {name: content for name, content in found.items() if not name.endswith(text)}
+    return read_files(folder, folder) if folder.is_dir() else {}
 
 
 def _enter(
@@ -263,34 +261,51 @@ def _enter(
 ) -> Entry:
     """Write a verdict where nbgrader keeps it: grade book, graded notebook, feedback."""
     student = submission.student
-    if submission.notebook:
-        preprocessors.READY[assignment, assignment, student] = verdict
-        succeed(api.autograde(assignment, student), f"entering {assignment} of {student}")
-        if feedback:
-            succeed(api.generate_feedback(assignment, student), f"writing feedback for {student}")
-    else:  # nbgrader has no grade for what holds no notebook
-        _enter_nothing(api, assignment, student)
     outcomes = [judged.outcome for judged in verdict.cells if judged.outcome is not None]
+    points = {outcome.name: outcome.points for outcome in outcomes}
+    troubles = [*filter(None, [submission.trouble]), *verdict.troubles]
+    if submission.notebook:
+        try:
+            preprocessors.READY[assignment, assignment, student] = verdict
+            succeed(api.autograde(assignment, student), f"entering {assignment} of {student}")
+            if feedback:
+                succeed(api.generate_feedback(assignment, student), f"feedback for {student}")
+        except NbgraderError as error:  # it must not stop the class, nor cost the points
+            preprocessors.READY.pop((assignment, assignment, student), None)
+            troubles.append(f"there is no graded notebook or feedback: {_last_line(error)}")
+            _enter_points(api, assignment, student, points)
+    else:  # nbgrader has no grade for what holds no notebook
+        _enter_points(api, assignment, student, {})
     return Entry(
         student=student,
         digest=submission.digest,
-        points={outcome.name: outcome.points for outcome in outcomes},
+        points=points,
         max_points={outcome.name: outcome.max_points for outcome in outcomes},
         diagnoses={o.name: o.diagnosis for o in outcomes if o.diagnosis},
-        troubles=[*filter(None, [submission.trouble]), *verdict.troubles],
+        troubles=troubles,
         messages={o.name: list(o.messages) for o in outcomes if o.messages},
         seed=verdict.seed,
         seconds=round(verdict.seconds, 3),
     )
 
 
-def _enter_nothing(api: NbGraderAPI, assignment: str, student: str) -> None:
+def _enter_points(
+    api: NbGraderAPI, assignment: str, student: str, points: Mapping[str, float]
+) -> None:
+    """Write the points of each exercise into the grade book, without nbgrader's `autograde`."""
     with api.gradebook as gradebook:
+        cells = gradebook.find_notebook(assignment, assignment).source_cells
+        sources = {cell.name: cell.source for cell in cells}
         gradebook.update_or_create_student(student)
         submission = gradebook.update_or_create_submission(assignment, student)
         for grade in (grade for notebook in submission.notebooks for grade in notebook.grades):
-            grade.auto_score, grade.needs_manual_grade = 0, False
+            exercise, _ = check_of(sources[grade.name])
+            grade.auto_score, grade.needs_manual_grade = points.get(exercise, 0), False
         gradebook.db.commit()
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _sources(root: Path, course: Path, assignment: str) -> list[Path]:

@@ -22,13 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from flowcourse.grading import wire
-from flowcourse.grading.namespaces import Limits, become_nobody, limit_resources, new_process
+from flowcourse.grading.namespaces import (
+    Limits,
+    adopt,
+    become_nobody,
+    limit_resources,
+    new_process,
+)
 
 WATCH_SECONDS = 0.05
 WORK = Path("/tmp/work")
 # What of a rich output is kept: what cannot hold a script. Everything has a text form.
 KINDS = ("text/plain", "image/png")
 MOST_DISPLAYS = 100  # of one cell
+MOST_FRAMES = 20  # of a traceback
+LONGEST = 2000  # characters of an error's message, or of a part of its traceback
 
 
 def main() -> None:
@@ -38,6 +46,7 @@ def main() -> None:
     limits = Limits(**options["limits"])
     if options["isolated"]:
         become_nobody()
+    adopt()
     for name in options["preload"]:
         with contextlib.suppress(ImportError):  # a function that is imported, or a hidden module
             importlib.import_module(name)
@@ -88,6 +97,8 @@ def _submission(shell: Any, channel: socket.socket, limits: Limits, isolated: bo
             wire.send(channel, reply, attached)
     except wire.Closed:
         os._exit(0)
+    finally:  # at once: leaving in the usual way waits for threads, and tidies up for seconds
+        os._exit(1)
 
 
 def _write_files(shell: Any, header: dict, blobs: list[bytes], streams: "_Streams") -> wire.Message:
@@ -107,16 +118,42 @@ def _run_cell(shell: Any, header: dict, blobs: list[bytes], streams: "_Streams")
         error = result.error_before_exec or result.error_in_exec
     if error is not None:
         # The shell has printed a traceback with colours; a plain one is added as an output.
+        _shorten(error)
         lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
         shown.append(
             {
                 "output_type": "error",
                 "ename": type(error).__name__,
-                "evalue": str(error)[:2000],
-                "traceback": list(lines),
+                "evalue": str(error)[:LONGEST],
+                "traceback": [line[:LONGEST] for line in lines],
             }
         )
-    return {"outputs": streams.outputs() + shown, "failed": error is not None}, []
+    outputs = _first(streams.outputs() + shown, streams.limit)
+    return {"outputs": outputs, "failed": error is not None}, []
+
+
+def _shorten(error: BaseException | None) -> None:
+    """Cut tracebacks after some frames: it takes seconds to show those of endless recursion."""
+    for _ in range(MOST_FRAMES):  # of errors that led to one another
+        trace = error.__traceback__ if error is not None else None
+        for _ in range(MOST_FRAMES):
+            trace = trace.tb_next if trace is not None else None
+        if trace is not None:
+            trace.tb_next = None
+        error = error.__context__ if error is not None else None
+
+
+def _first(outputs: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """As many outputs as fit: a larger message would not be taken."""
+    found: list[dict[str, Any]] = []
+    size = 0
+    for output in outputs:
+        size += len(json.dumps(output))
+        if size > limit:
+            cut = "\n[the rest of the output was cut]\n"
+            return [*found, {"output_type": "stream", "name": "stderr", "text": cut}]
+        found.append(output)
+    return found
 
 
 def _gather(shell: Any, header: dict, blobs: list[bytes], streams: "_Streams") -> wire.Message:
@@ -259,6 +296,7 @@ def _watch(child: int, control: socket.socket, limits: Limits) -> str:
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
+            _clear()
             control.settimeout(None)
             return reason or f"exit {os.waitstatus_to_exitcode(status)}"
         try:
@@ -286,11 +324,20 @@ def _end(child: int) -> None:
     time.sleep(WATCH_SECONDS)
 
 
+def _clear() -> None:
+    """End what a submission has left behind, and wait until it is gone."""
+    with contextlib.suppress(ChildProcessError):  # raised when there is none any more
+        while True:
+            for pid in _descendants():
+                if pid != os.getpid():
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
+            os.waitpid(-1, 0)
+
+
 def _too_much(limits: Limits) -> str:
     """Which limit the processes of the submission exceed together, if any."""
-    if not os.path.isdir("/proc/self"):
-        return ""  # not Linux, so not isolated either: only the limits of each process hold
-    pids = _descendants()
+    pids = _descendants()  # none on other systems than Linux: the limits of each process hold
     threads = sum(_number(f"/proc/{pid}/status", "Threads:") for pid in pids)
     if threads > limits.processes:
         return "processes"
@@ -312,7 +359,9 @@ def _number(path: str, field: str) -> int:
 
 
 def _descendants() -> list[int]:
-    """Processes that descend from this one."""
+    """This process and those that descend from it; none where there is no /proc."""
+    if not os.path.isdir("/proc/self"):
+        return []
     parents = {}
     for name in os.listdir("/proc"):
         if name.isdigit():

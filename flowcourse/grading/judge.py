@@ -10,7 +10,6 @@ import base64
 import binascii
 import importlib
 import secrets
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from typing import Any
 from flowcourse.checks import Outcome, get
 from flowcourse.checks.engine import Key
 from flowcourse.checks.evidence import Failure
+from flowcourse.grading.evidence import read_text
 from flowcourse.grading.namespaces import Limits
-from flowcourse.grading.sandbox import PACKAGE_INSIDE, CellResult, Died, Sandbox, Submission
+from flowcourse.grading.sandbox import CellResult, Died, Sandbox, Submission
 
 __all__ = ["Cell", "Judge", "Judged", "Verdict"]
 
@@ -203,11 +203,7 @@ def clean(outputs: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _text(text: str) -> str:
-    """Short enough to show, and without the folders of this machine."""
-    for folder in {sys.prefix, sys.base_prefix, PACKAGE_INSIDE}:
-        text = text.replace(folder, "")
-    cut = "\n[the rest was cut]" if len(text) > LONGEST_TEXT else ""
-    return text[:LONGEST_TEXT] + cut
+    return read_text(text, LONGEST_TEXT)
 
 
 def _is_png(value: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nbconvert.exporters import NotebookExporter
+from nbconvert.exporters.exporter import ResourcesDict
 from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from nbgrader import preprocessors as nbgrader
@@ -55,12 +56,15 @@ class ClearSolutions(nbgrader.ClearSolutions):
 
 
 class ReadAnything(NotebookExporter):
-    """Reads a submission whatever it holds; why it could not be read stands in its metadata."""
+    """Reads a submission whatever it is; why it could not be read stands in its metadata."""
 
-    def from_file(self, file_stream: Any, resources: Any = None, **options: Any) -> Any:
-        """Convert the notebook in an open file, or an empty one in its place."""
-        notebook = read_notebook(Path(file_stream.name))
-        return super().from_notebook_node(notebook, resources=resources, **options)
+    def from_filename(self, filename: str, resources: Any = None, **options: Any) -> Any:
+        """Convert the notebook of this name, or an empty one in its place."""
+        path = Path(filename)
+        resources = ResourcesDict() if resources is None else resources
+        metadata = resources.setdefault("metadata", ResourcesDict())
+        metadata.update(name=path.stem, path=str(path.parent))
+        return super().from_notebook_node(read_notebook(path), resources=resources, **options)
 
 
 class RestoreCells(NbGraderPreprocessor):

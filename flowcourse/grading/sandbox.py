@@ -32,14 +32,13 @@ from flowcourse.checks.engine import Exercise
 from flowcourse.checks.evidence import Failure, Values
 from flowcourse.grading import wire
 from flowcourse.grading.cgroups import grouped
-from flowcourse.grading.evidence import read_array
+from flowcourse.grading.evidence import PACKAGE_INSIDE, read_array, read_text
 from flowcourse.grading.namespaces import Limits
 
 __all__ = ["CellResult", "Died", "NoSandbox", "Sandbox", "Submission", "UNSAFE"]
 __all__ += ["what_is_missing"]
 
 PACKAGE = Path(flowcourse.__file__).parent
-PACKAGE_INSIDE = "/opt/flowcourse"
 START_SECONDS = 120  # to import everything, on a slow machine
 GRACE_SECONDS = 3  # between an interrupt and the end
 # Of the checks, what knows no answer.
@@ -331,7 +330,7 @@ class Submission:
         now = time.monotonic()
         deadline = min(now + self.limits.cell_seconds, self._deadline)
         try:
-            wire.send(self._channel, header, list(blobs))
+            wire.send(self._channel, header, list(blobs), deadline)
             try:
                 return self._reply(deadline)
             except TimeoutError:
@@ -384,7 +383,7 @@ def read_values(header: dict[str, Any], blobs: list[bytes]) -> Values | Failure 
 def _failure(value: Any) -> Failure:
     match value:
         case [str(kind), str(message)]:
-            return Failure(kind[:100], message[:2000])
+            return Failure(read_text(kind, 100), read_text(message, 2000))
     return Failure("RuntimeError", "the check failed and did not say how")
 
 
@@ -397,6 +396,7 @@ def _explain(reason: str, limits: Limits) -> str:
         "lost": "the sandbox around it ended as well, probably for want of memory",
         "exit -9": "its process was killed (too much processor time or memory)",
         "exit -24": f"it used more than {limits.cpu_seconds} s of processor time",
+        "exit 1": "its process ended in an error that nothing caught",
         "exit -11": "its process crashed (segmentation fault)",
     }
     return known.get(reason, f"its process ended ({reason})")

@@ -10,10 +10,13 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
+from flowcourse.grading.evidence import read_text
+
 __all__ = ["TROUBLE", "check_of", "read_files", "read_notebook"]
 
 TROUBLE = "flowcourse_trouble"  # key of a notebook's metadata: why it could not be read
 LARGEST_NOTEBOOK = 200 << 20  # bytes, outputs included
+NOT_DATA = (".ipynb", ".md", ".py", ".pyc")  # as nbgrader_config.py has it
 LARGEST_FILES = 64 << 20  # bytes of everything beside the notebook
 MAKE = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
 
@@ -25,6 +28,8 @@ def read_notebook(path: Path) -> NotebookNode:
         A notebook; where the file holds none, an empty one, with the reason in its metadata.
     """
     try:
+        if path.is_symlink():
+            raise ValueError("it is a link, which may lead anywhere")
         if path.stat().st_size > LARGEST_NOTEBOOK:
             raise ValueError(f"it is larger than {LARGEST_NOTEBOOK >> 20} MB")
         content = json.loads(path.read_bytes())
@@ -36,7 +41,9 @@ def read_notebook(path: Path) -> NotebookNode:
         cells = content["cells"]
         return new_notebook(cells=[_cell(cell) for cell in cells if isinstance(cell, dict)])
     except Exception as error:  # whatever it is, it gets a grade and a reason
-        reason = f"the notebook could not be read ({type(error).__name__}: {str(error)[:200]})"
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        said = read_text(text, 200)  # without the path, which is the instructor's
+        reason = f"the notebook could not be read ({type(error).__name__}: {said})"
         return new_notebook(metadata={TROUBLE: f"{reason}, so nothing in it was graded"})
 
 
@@ -76,7 +83,9 @@ def read_files(submitted: Path, graded: Path) -> dict[str, bytes]:
             path = Path(folder) / name
             relative = path.relative_to(graded)
             links = [submitted / part for part in (relative, *relative.parents)]
-            if path.suffix == ".ipynb" or any(link.is_symlink() for link in links):
+            if path.suffix in NOT_DATA or any(link.is_symlink() for link in links):
+                continue
+            if not path.is_file():  # a pipe would be waited for
                 continue
             size += path.stat().st_size
             if size <= LARGEST_FILES:

@@ -25,17 +25,26 @@ class Broken(ConnectionError):
     """What came is no message, or is larger than was agreed."""
 
 
-def send(channel: socket.socket, header: dict[str, Any], blobs: Sequence[bytes] = ()) -> None:
+def send(
+    channel: socket.socket,
+    header: dict[str, Any],
+    blobs: Sequence[bytes] = (),
+    deadline: float | None = None,
+) -> None:
     """Send one message.
 
     Raises:
+        TimeoutError: the deadline, a value of `time.monotonic()`, has passed.
         Closed: the other end is gone.
     """
     text = json.dumps(header | {"blobs": [len(blob) for blob in blobs]}).encode()
     try:
+        channel.settimeout(None if deadline is None else max(0.01, deadline - time.monotonic()))
         channel.sendall(_LENGTHS.pack(len(text), sum(map(len, blobs))) + text)
         for blob in blobs:
             channel.sendall(blob)
+    except TimeoutError:
+        raise TimeoutError("the other end does not read") from None
     except OSError as error:
         raise Closed(str(error)) from error
 
