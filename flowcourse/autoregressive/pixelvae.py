@@ -24,6 +24,7 @@ from flowcourse.autoregressive.pixelcnn import MaskedConv2d
 from flowcourse.chain_rule import AutoregressiveModel
 from flowcourse.discrete import require_levels
 from flowcourse.foundations.likelihood import bits_per_dim, importance_weighted_bound
+from flowcourse.nets import LatentToMaps, MapsToLatent
 
 __all__ = [
     "Encoder",
@@ -64,39 +65,23 @@ def gaussian_kl(
     return 0.5 * (mean**2 + (2 * log_scale).exp() - 1) - log_scale
 
 
-def _quarter(size: int) -> int:
-    """The side of a map after two convolutions of stride 2."""
-    return (size + 3) // 4
-
-
 class Encoder(nn.Module):
-    r"""The mean and the log-scale of $q(z|x)$: convolutions of stride 1, 2 and 2, a linear layer.
+    r"""The mean and the log-scale of $q(z|x)$.
 
     Args:
         event_shape: channels, height and width of an image.
         levels: its pixels take values 0, ..., levels - 1.
         latents: the dimension of $z$.
         hidden: feature maps.
-        dropout: of features, before the linear layer.
+        dropout: of features, before the last layer.
     """
 
     def __init__(
         self, event_shape: Sequence[int], levels: int, latents: int, hidden: int, dropout: float
     ):
         super().__init__()
-        channels, height, width = event_shape
         self.levels = levels
-        self.net = nn.Sequential(
-            nn.Conv2d(channels, hidden, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(hidden, hidden, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(hidden, hidden, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden * _quarter(height) * _quarter(width), 2 * latents),
-        )
+        self.net = MapsToLatent(event_shape, hidden, 2 * latents, dropout)
 
     def forward(
         self, x: Float[Tensor, "batch c h w"]
@@ -104,29 +89,6 @@ class Encoder(nn.Module):
         """Mean and log-scale for images of levels, in a floating-point dtype."""
         mean, log_scale = self.net(2 * x / (self.levels - 1) - 1).chunk(2, dim=1)
         return mean, log_scale
-
-
-class Upsample(nn.Module):
-    """From latents to feature maps of the image's size: linear, then two enlargements."""
-
-    def __init__(self, latents: int, hidden: int, size: tuple[int, int]):
-        super().__init__()
-        height, width = size
-        small = (hidden, _quarter(height), _quarter(width))
-        self.net = nn.Sequential(
-            nn.Linear(latents, math.prod(small)),
-            nn.ReLU(),
-            nn.Unflatten(1, small),
-            nn.Upsample(((height + 1) // 2, (width + 1) // 2)),
-            nn.Conv2d(hidden, hidden, 3, padding=1),
-            nn.ReLU(),
-            nn.Upsample((height, width)),
-            nn.Conv2d(hidden, hidden, 3, padding=1),
-        )
-
-    def forward(self, z: Float[Tensor, "batch latents"]) -> Float[Tensor, "batch hidden h w"]:
-        """Enlarge."""
-        return self.net(z)
 
 
 class ResidualBlock(nn.Module):
@@ -181,7 +143,7 @@ class PixelDecoder(AutoregressiveModel):
         if reach < 0:
             raise ValueError(f"reach counts rows and columns, from 0, and is {reach}.")
         self.reach = reach
-        self.upsample = Upsample(latents, hidden, (height, width))
+        self.upsample = LatentToMaps(latents, hidden, (height, width))
         self.look = MaskedConv2d(colours, hidden, 2 * reach + 1, "A", colours)
         self.blocks = nn.Sequential(
             *(ResidualBlock(hidden, colours, dropout) for _ in range(blocks)), nn.ReLU()
