@@ -17,7 +17,6 @@ arXiv:1502.03509.
 import copy
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -41,15 +40,12 @@ __all__ = [
     "mask",
 ]
 
-Degrees = Literal["even", "random"]
-Order = Literal["raster", "random"]
-
 
 # The network
 
 
 def hidden_degrees(
-    dims: int, width: int, how: Degrees, rng: np.random.RandomState, lowest: int = 1
+    dims: int, width: int, how: str, rng: np.random.RandomState, lowest: int = 1
 ) -> Int[np.ndarray, " width"]:
     """The degrees of one hidden layer: how many places of the order each unit may look at.
 
@@ -109,14 +105,15 @@ class MaskedMLP(nn.Module):
         inputs: features of each dimension.
         outputs: numbers to compute for each dimension.
         hidden: widths of the hidden layers; none gives a linear map.
-        degrees: of the hidden units, see `hidden_degrees`.
+        degrees: of the hidden units, `even` or `random`, see `hidden_degrees`.
         direct: whether inputs are also linked to outputs directly, which restores whatever
             dependency the hidden degrees miss. Without a hidden layer, that link is all there is.
         dropout: probability of dropping a hidden unit in training.
         seed: of random degrees.
 
     Raises:
-        ValueError: the orders are none, or not permutations of the same dimensions.
+        ValueError: the orders are none, or not permutations of the same dimensions, or there is no
+            such way to choose degrees.
 
     Source: Germain et al. (2015), "Deep MADE" and algorithm 1.
     """
@@ -128,7 +125,7 @@ class MaskedMLP(nn.Module):
         outputs: int,
         hidden: Sequence[int],
         *,
-        degrees: Degrees = "even",
+        degrees: str = "even",
         direct: bool = False,
         dropout: float = 0.0,
         seed: int = 0,
@@ -240,7 +237,7 @@ class MADE(AutoregressiveModel):
         event_shape: Sequence[int],
         levels: int,
         orders: Sequence[Sequence[int]] | None = None,
-        encoding: Literal["scaled", "one_hot"] = "scaled",
+        encoding: str = "scaled",
         **options,
     ):
         known = [raster(event_shape)] if orders is None else [list(o) for o in orders]
@@ -395,11 +392,11 @@ def build(
     *,
     hidden: Sequence[int] = (8000, 8000),
     masks: int = 1,
-    order: Order = "raster",
-    degrees: Degrees = "even",
+    order: str = "raster",
+    degrees: str = "even",
     direct: bool = True,
     dropout: float = 0.0,
-    encoding: Literal["scaled", "one_hot"] = "scaled",
+    encoding: str = "scaled",
     seed: int = 0,
 ) -> MADE | MixtureOfOrders | Flow:
     """MADE for data of one shape.
@@ -427,6 +424,8 @@ def build(
         raise ValueError(
             f"MADE takes one set of masks or more, and for continuous data one, not {masks}."
         )
+    if order not in ("raster", "random"):
+        raise ValueError(f"The order is 'raster' or 'random', not {order!r}.")
     rng = np.random.RandomState(seed)
     natural = raster(event_shape)
     orders = [

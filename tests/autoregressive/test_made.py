@@ -170,6 +170,8 @@ def test_unknown_options_are_explained():
         MaskedMLP([[0, 1]], 1, 1, [4], degrees="odd")
     with pytest.raises(ValueError, match="'scaled' or 'one_hot', not 'binary'"):
         MADE((2,), 2, encoding="binary", hidden=[4])
+    with pytest.raises(ValueError, match="'raster' or 'random', not 'spiral'"):
+        build((2,), 2, order="spiral", hidden=[4])
     with pytest.raises(ValueError, match="one set of masks or more"):
         build((2,), 2, masks=0, hidden=[4])
     with pytest.raises(ValueError, match="for continuous data one, not 3"):
