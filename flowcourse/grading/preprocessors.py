@@ -198,7 +198,11 @@ class Grade(NbGraderPreprocessor):
         if verdict is None:
             files = read_files(self._submitted(ids), Path(resources["metadata"]["path"]))
             verdict = self._judge(ids["assignment"], nb).judge(plan(nb), files)
-        enter(verdict, nb, self.book, _troubles.pop(_key(ids), None))
+        if trouble := _troubles.pop(_key(ids), None):
+            nb.metadata[TROUBLE] = trouble
+        outcomes = [judged.outcome for judged in verdict.cells if judged.outcome is not None]
+        nb.cells.insert(0, new_markdown_cell(summary(outcomes, self.book)))
+        enter(verdict, nb)
         return nb, resources
 
     def _judge(self, topic: str, nb: NotebookNode) -> Judge:
@@ -246,17 +250,8 @@ def _key(ids: Mapping[str, str]) -> tuple[str, str, str]:
     return ids["assignment"], ids["notebook"], ids["student"]
 
 
-def enter(
-    verdict: Verdict, notebook: NotebookNode, book: str = "", trouble: str | None = None
-) -> None:
-    """Write a verdict into the code cells of a notebook, and at the top its sum and its troubles.
-
-    Args:
-        verdict: what became of the submission.
-        notebook: that of the submission, restored.
-        book: address of the built book, for links to its sections.
-        trouble: why the submission could not be read, if it could not.
-    """
+def enter(verdict: Verdict, notebook: NotebookNode) -> None:
+    """Write a verdict into the code cells of a notebook, and its troubles at the top."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, (cell, judged) in enumerate(zip(cells, verdict.cells, strict=True), start=1):
         cell.execution_count = number
@@ -264,13 +259,10 @@ def enter(
         if judged.outcome is not None:
             outputs = _scored(judged.outcome, number)
         cell.outputs = outputs
-    troubles = [*filter(None, [trouble]), *verdict.troubles]
-    top = summary([j.outcome for j in verdict.cells if j.outcome is not None], book)
+    troubles = [*filter(None, [notebook.metadata.pop(TROUBLE, None)]), *verdict.troubles]
     if troubles:
         notes = "\n".join(f"- {trouble}" for trouble in troubles)
-        top = f"**Notes on the grading**\n\n{notes}\n\n{top}"
-    if top:
-        notebook.cells.insert(0, new_markdown_cell(top))
+        notebook.cells.insert(0, new_markdown_cell(f"**Notes on the grading**\n\n{notes}"))
 
 
 def _scored(outcome: Outcome, number: int) -> list[NotebookNode]:
