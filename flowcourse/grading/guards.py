@@ -1,7 +1,7 @@
 """Where nbgrader trusts the files of a submission, and must not; used by `nbgrader_config.py`.
 
-Before any plugin is asked, nbgrader copies what was handed in and reads its `timestamp.txt`. What it
-does not expect there costs the student the whole grade, or the instructor more than that.
+Before any plugin is asked, nbgrader copies what was handed in and reads its `timestamp.txt`. What
+it does not expect there costs the student the whole grade, or the instructor more than that.
 """
 
 import os
