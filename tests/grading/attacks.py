@@ -281,7 +281,7 @@ attack(
     "a pickle in the place of an array",
     f"""
 import numpy as np
-run = f"cbuiltins\\nopen\\n(V{HOST["mark"]}\\nVw\\ntR.".encode()
+run = ("cbuiltins\\nopen\\n(V" + HOST["mark"] + "\\nVw\\ntR.").encode()
 np.save = lambda file, *a, **k: file.write(run)
 {ZERO}
 told("tried")
