@@ -174,11 +174,11 @@ def turned(
     x: Shaped[Tensor, "batch channels h w"], kind: Int[Tensor, " batch"]
 ) -> Shaped[Tensor, "batch channels h w"]:
     """Square images by quarter turns, `kind % 4` of them, and mirrored first if `kind >= 4`."""
-    x = x.clone()
-    for k in range(SYMMETRIES):
-        chosen = x[kind == k]
-        x[kind == k] = torch.rot90(chosen.flip(3) if k >= 4 else chosen, k % 4, (2, 3))
-    return x
+    found = x
+    for k in range(1, SYMMETRIES):
+        image = torch.rot90(x.flip(3) if k >= 4 else x, k % 4, (2, 3))
+        found = torch.where((kind == k)[:, None, None, None], image, found)
+    return found
 
 
 class PixelCNNpp(AutoregressiveModel):

@@ -89,9 +89,12 @@ def _submission(shell: Any, channel: socket.socket, limits: Limits, isolated: bo
         while True:
             header, blobs = wire.receive(channel, limits.disk)
             try:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 reply, attached = requests[header["request"]](shell, header, blobs, streams)
             except (KeyboardInterrupt, SystemExit) as stop:
                 reply, attached = {"failure": [type(stop).__name__, "stopped"]}, []
+            finally:  # an interrupt that comes late, or from the student's code, stops nothing else
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             if os.getpid() != me:  # the student's code has forked
                 os._exit(0)
             wire.send(channel, reply, attached)
@@ -298,7 +301,9 @@ def _watch(child: int, control: socket.socket, limits: Limits) -> str:
         if pid:
             _clear()
             control.settimeout(None)
-            return reason or f"exit {os.waitstatus_to_exitcode(status)}"
+            code = os.waitstatus_to_exitcode(status)
+            # Who stands for the process hands on the number of a signal in eight bits.
+            return reason or f"exit {code - 256 if code > 191 else code}"
         try:
             order = control.recv(1)
         except TimeoutError:

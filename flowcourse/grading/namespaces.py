@@ -88,6 +88,7 @@ def new_process(limits: Limits) -> None:
     os.nice(5)  # what watches it goes first
     if second := os.fork():
         _stand_for(second)
+    os.setsid()  # a signal to its own group must not reach the warm process
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
