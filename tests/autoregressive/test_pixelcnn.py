@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import flowcourse
 from flowcourse import data
 from flowcourse.autoregressive.pixelcnn import (
     GatedBlock,
@@ -18,6 +19,7 @@ from flowcourse.autoregressive.pixelcnn import (
 )
 from flowcourse.catalog import topic
 from flowcourse.checks import pixelcnn as checks
+from flowcourse.results import RESULTS
 from flowcourse.testing import check_autoregressive, dependencies
 
 pytestmark = pytest.mark.usefixtures("torch_seed")
@@ -292,9 +294,7 @@ def test_the_paper_model_is_the_one_that_the_papers_describe():
 
 def test_a_trained_checkpoint_looks_only_back():
     """The committed model, not a fresh one."""
-    import flowcourse
-
-    model = flowcourse.load("book/results/checkpoints/pixelcnn-laptop-digits-seed0")
+    model = flowcourse.load(RESULTS / "checkpoints/pixelcnn-laptop-digits-seed0")
     check_autoregressive(model, ["looks_only_back", "looks_at_everything_before"])
     digits = data.load("digits")
     assert model.bits_per_dim(digits.test[:50]).mean() < 2.0

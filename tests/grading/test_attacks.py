@@ -120,15 +120,13 @@ class Host:
         files = [str(checks), str(checks.parent)]
         files += [f"{root}/{path}" for path in paths for root in (REPOSITORY, "/opt/flowcourse")]
         course = [self.folder, self.folder / "secret", self.folder / "gradebook.db", checks]
-        names = ("", "solutions", "exercises", "pyproject.toml")
-        repository = [REPOSITORY / name for name in names]
         warm = judge.sandbox._process.pid
         return {
             "references": modules,
             "reference files": files,
             "reference names": [name.rpartition(".")[2] for name in modules],
-            "files": [str(path) for path in course + repository],
-            "in the home": self.in_the_home(),
+            "files": [*map(str, course), *beside_python(REPOSITORY)],
+            "in the home": beside_python(Path.home()),
             "mark": str(self.mark),
             "name": self.name,
             "secret": "".join(self.secret),
@@ -140,15 +138,6 @@ class Host:
             "processes": [os.getpid(), self.canary.pid, warm],
         }
 
-    def in_the_home(self):
-        """Files there, but the way to Python, which may be installed there."""
-        programs = {Path(sys.prefix), Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
-        return [
-            str(path)
-            for path in Path.home().iterdir()
-            if not any(program.is_relative_to(path) for program in programs)
-        ]
-
     def assert_untouched(self):
         assert self.canary.poll() is None
         for one in self.sockets:
@@ -159,6 +148,16 @@ class Host:
         assert not Path("/tmp/flowcourse-attack").exists()
         assert (self.folder / "secret").read_text() == self.secret
         assert not list(running(self.name))
+
+
+def beside_python(folder):
+    """What is in a folder, but the way to Python, which may be installed there."""
+    programs = {Path(sys.prefix), Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
+    return [
+        str(path)
+        for path in folder.iterdir()
+        if not any(program.is_relative_to(path) for program in programs)
+    ]
 
 
 def running(word):
