@@ -111,6 +111,8 @@ class DequantizedFlow(nn.Module):
         levels: the data take values 0, ..., levels - 1.
         dequantizer: adds noise in [0, 1) and returns its own term of the bound.
 
+    Where the flow is conditional, `context` has one condition for each example.
+
     Every likelihood of this model is a **bound**; `kind` says so.
 
     Source: Theis et al. (2016), section 3.1; Ho et al. (2019), section 3.1.
@@ -131,25 +133,27 @@ class DequantizedFlow(nn.Module):
         """The shape of one example."""
         return self.flow.event_shape
 
-    def forward(self, x: Tensor) -> LogProb:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> LogProb:
         r"""One draw of the lower bound on $\log P(x)$, in nats: what training maximises."""
         y, log_q = self.dequantizer(self._check(x))
-        return self.flow.log_prob(y) - log_q
+        return self.flow.log_prob(y, context) - log_q
 
-    def log_prob(self, x: Tensor, draws: int = 1) -> LogProb:
+    def log_prob(self, x: Tensor, draws: int = 1, context: Tensor | None = None) -> LogProb:
         r"""A lower bound on $\log P(x)$ in nats; importance-weighted over `draws` noise samples."""
         if draws < 1:
             raise ValueError(f"Expected one noise draw or more and got draws={draws}.")
-        return importance_weighted_bound(torch.stack([self(x) for _ in range(draws)]))
+        return importance_weighted_bound(torch.stack([self(x, context) for _ in range(draws)]))
 
-    def bits_per_dim(self, x: Tensor, draws: int = 1) -> LogProb:
+    def bits_per_dim(self, x: Tensor, draws: int = 1, context: Tensor | None = None) -> LogProb:
         r"""An upper bound on $-\log_2 P(x) / D$ for each example; tighter with more draws."""
-        return bits_per_dim(-self.log_prob(x, draws), math.prod(self.event_shape))
+        return bits_per_dim(-self.log_prob(x, draws, context), math.prod(self.event_shape))
 
     @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0) -> Int[Tensor, "n *event"]:
+    def sample(
+        self, n: int, temperature: float = 1.0, context: Tensor | None = None
+    ) -> Int[Tensor, "n *event"]:
         """Draw integers: samples of the flow, floored and clipped to the range of the data."""
-        y = self.flow.sample(n, temperature=temperature)
+        y = self.flow.sample(n, context, temperature)
         return y.floor().clamp(0, self.levels - 1).to(torch.int64)
 
     def _check(self, x: Tensor) -> Tensor:
