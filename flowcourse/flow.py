@@ -107,6 +107,7 @@ class Flow(nn.Module, Distribution):
         bijector: the map $f$ from data to latent.
         base: the latent density; a module of this file, or any module with `log_prob(z)` of shape
             `(batch,)`, `rsample(shape)` and `event_shape`.
+        needs_conditions: whether every call needs a `context`, as in $p(y \mid x)$.
 
     Source: Dinh et al. (2014), eq. 1.
 
@@ -119,11 +120,12 @@ class Flow(nn.Module, Distribution):
     arg_constraints: dict = {}
     has_rsample = True
 
-    def __init__(self, bijector: Bijector, base: _Base):
+    def __init__(self, bijector: Bijector, base: _Base, *, needs_conditions: bool = False):
         nn.Module.__init__(self)
         Distribution.__init__(self, event_shape=base.event_shape, validate_args=False)
         self.bijector = bijector
         self.base = base
+        self.needs_conditions = needs_conditions
 
     @property
     def support(self) -> constraints.Constraint:

@@ -16,7 +16,7 @@ import torch
 
 from flowcourse import catalog, data
 from flowcourse.data.online import SOURCES
-from flowcourse.training import Evaluation, evaluate, runs, train
+from flowcourse.training import Evaluation, context_for, evaluate, runs, train
 
 __all__ = ["paper_run", "wants_gpu"]
 
@@ -100,7 +100,8 @@ def paper_run(
     model = runs.build(description, dataset, plan.config.seed)
     folder = Path(runs_folder) / plan.name
     result = train(model, dataset, plan.config, folder, description=description)
-    found = evaluate(result.model, dataset.test, labels=dataset.test_labels)
+    context = context_for(result.model, dataset, "test")
+    found = evaluate(result.model, dataset.test, context=context)
     print(f"{result.steps} steps in {result.seconds:.0f} s, saved in {folder}.")
     value, error, unit = found.bits_per_dim, found.standard_error, "bits/dim"
     if value is None:

@@ -52,6 +52,8 @@ def test_presets_build_and_configure(entry, name):
         "binary_digits": ((1, 8, 8), 2),
         "mnist": ((1, 28, 28), 256),
         "binary_mnist": ((1, 28, 28), 2),
+        "digit_halves": ((1, 4, 8), 17),
+        "noisy_digits": ((1, 8, 8), 17),
     }.get(preset.data, ((3, 32, 32), 256))
     with torch.device("meta"):
         model = entry.build(shape, levels, **preset.model)
@@ -59,6 +61,8 @@ def test_presets_build_and_configure(entry, name):
     inputs = [x]
     if getattr(model, "class_conditional", False):
         inputs.append(torch.zeros(2, dtype=torch.int64, device="meta"))
+    if getattr(model, "needs_conditions", False):
+        inputs.append(torch.zeros(2, *shape, device="meta"))
     assert model(*inputs).shape == (2,)
     count = sum(p.numel() for p in model.parameters())
     if name == "paper" and entry.paper_parameters is not None:

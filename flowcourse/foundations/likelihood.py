@@ -133,6 +133,11 @@ class DequantizedFlow(nn.Module):
         """The shape of one example."""
         return self.flow.event_shape
 
+    @property
+    def needs_conditions(self) -> bool:
+        """Whether every call needs a `context`."""
+        return self.flow.needs_conditions
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> LogProb:
         r"""One draw of the lower bound on $\log P(x)$, in nats: what training maximises."""
         y, log_q = self.dequantizer(self._check(x))
