@@ -119,6 +119,7 @@ class Flow(nn.Module, Distribution):
 
     arg_constraints: dict = {}
     has_rsample = True
+    class_conditional = False  # True where the context is a label, see `flowcourse.training.labels`
 
     def __init__(self, bijector: Bijector, base: _Base, *, needs_conditions: bool = False):
         nn.Module.__init__(self)
