@@ -22,7 +22,7 @@ def _cglow(m: ModuleType) -> dict[str, Instance]:
     return {
         "conditional actnorm": (m.ConditionalActNorm(generated(6)), x, condition),
         "conditional 1x1 convolution": (
-            m.ConditionalConv1x1(generated(9), 3, order=(2, 0, 1)),
+            m.ConditionalConv1x1(generated(9), 3),
             x,
             condition,
         ),

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flowcourse.bijector import Bijector, Compose
+from flowcourse.bijector import Bijector, Compose, Inverse
+from flowcourse.coupling.glow_step import ActNorm, InvertibleConv, full_precision
 from flowcourse.coupling.realnvp import (
     AffineCoupling,
     FactorOut,
-    Inverse,
     Net,
     Squeeze,
     channelwise,
@@ -39,7 +39,6 @@ __all__ = [
     "ConditionalActNorm",
     "ConditionalConv1x1",
     "ConditionedConvNet",
-    "Constant",
     "EncodeCondition",
     "build",
     "nothing",
@@ -85,71 +84,58 @@ class ConditionalConv1x1(Bijector):
 
     $$\log|\det| = h\,w \log|\det W(x)|$$
 
-    `"lu"` generates the factors of $W(x) = L(x)\,U(x)\,P$, with a fixed permutation $P$. $L$ has
-    ones on its diagonal and $U$ has $e^{\tanh}$, so $W$ is invertible whatever the network says,
-    and the log-determinant is a sum. Off the diagonal all entries lie in $(-1, 1)$, which bounds
-    the condition number.
+    `"lu"` generates the factors of $W(x) = L(x)\,U(x)$. $L$ has ones on its diagonal and $U$ has
+    $e^{\tanh}$, so $W$ is invertible whatever the network says, and the log-determinant is a sum.
+    Off the diagonals all entries lie in $(-1, 1)$, which bounds the condition number.
 
-    `"direct"` generates $W(x) = P + \tanh(\cdot)$ entry by entry, as the paper does up to the
-    constant $P$. Nothing keeps its determinant from passing through 0.
+    `"direct"` generates $W(x) = I + \tanh(\cdot)$ entry by entry, as the paper does up to the
+    constant $I$. Nothing keeps its determinant from passing through 0.
 
     Args:
-        net: maps the condition to `(batch, channels**2)` numbers. Where it gives zeros, $W = P$.
+        net: maps the condition to `(batch, channels**2)` numbers. Where it gives zeros, $W = I$.
         channels: of the data.
-        order: what $P$ does: its output's channel `i` is the input's `order[i]`; None for the
-            identity.
         form: see above.
 
     Source: Lu & Huang (2020), the conditional 1x1 convolution; Kingma & Dhariwal (2018),
     section 3.2, for the factors.
     """
 
-    permutation: Tensor
-
-    def __init__(
-        self,
-        net: Net,
-        channels: int,
-        order: Sequence[int] | None = None,
-        form: Literal["lu", "direct"] = "lu",
-    ):
+    def __init__(self, net: Net, channels: int, form: Literal["lu", "direct"] = "lu"):
         super().__init__()
         self.net = net
         self.channels = channels
         self.form = form
-        rows = torch.tensor(range(channels) if order is None else order)
-        self.register_buffer("permutation", torch.eye(channels)[rows])
 
     def factors(
         self, context: Tensor | None
     ) -> tuple[Float[Tensor, "batch c c"], Float[Tensor, "batch c c"], Float[Tensor, "batch c"]]:
-        """The triangular factors L and U of every example, and the logarithm of U's diagonal."""
+        """L and U of every example, and the logarithm of U's diagonal."""
         c = self.channels
         raw = torch.tanh(self.net(context))
-        log_diagonal, off = raw[:, :c], raw[:, c:]
+        log_diagonal, below, above = raw.split([c, c * (c - 1) // 2, c * (c - 1) // 2], dim=1)
         row, column = torch.tril_indices(c, c, -1, device=raw.device)
-        zeros, eye = raw.new_zeros(len(raw), c, c), torch.eye(c, dtype=raw.dtype, device=raw.device)
-        below, above = off.chunk(2, dim=1)
-        lower = zeros.index_put((self._every(raw), row, column), below) + eye
-        upper = zeros.index_put((self._every(raw), column, row), above)
-        return lower, upper + torch.diag_embed(log_diagonal.exp()), log_diagonal
-
-    @staticmethod
-    def _every(raw: Tensor) -> Tensor:
-        return torch.arange(len(raw), device=raw.device)[:, None]
+        each = torch.arange(len(raw), device=raw.device)[:, None]
+        lower = torch.diag_embed(torch.ones_like(log_diagonal))
+        upper = torch.diag_embed(log_diagonal.exp())
+        return (
+            lower.index_put((each, row, column), below),
+            upper.index_put((each, column, row), above),
+            log_diagonal,
+        )
 
     def weight(self, context: Tensor | None) -> tuple[Float[Tensor, "batch c c"], Tensor]:
         """The matrix of every example, and its log|det|, shape `(batch,)`."""
         if self.form == "lu":
             lower, upper, log_diagonal = self.factors(context)
-            return lower @ upper @ self.permutation, log_diagonal.sum(dim=1)
-        c = self.channels
-        weight = self.permutation + torch.tanh(self.net(context)).reshape(-1, c, c)
+            return lower @ upper, log_diagonal.sum(dim=1)
+        raw = torch.tanh(self.net(context)).unflatten(1, (self.channels, self.channels))
+        weight = torch.eye(self.channels, dtype=raw.dtype, device=raw.device) + raw
         return weight, torch.linalg.slogdet(weight).logabsdet
 
     def forward(self, x, context=None):
-        weight, log_det = self.weight(context)
-        z = torch.einsum("bij,bjhw->bihw", weight, x)
+        with full_precision(x):
+            weight, log_det = self.weight(context)
+            z = torch.einsum("bij,bjhw->bihw", weight, x)
         return z, math.prod(x.shape[2:]) * log_det
 
     def inverse(self, z, context=None):
@@ -158,7 +144,7 @@ class ConditionalConv1x1(Bijector):
             lower, upper, log_diagonal = self.factors(context)
             log_det = log_diagonal.sum(dim=1)
             x = torch.linalg.solve_triangular(lower, columns, upper=False, unitriangular=True)
-            x = self.permutation.T @ torch.linalg.solve_triangular(upper, x, upper=True)
+            x = torch.linalg.solve_triangular(upper, x, upper=True)
         else:
             weight, log_det = self.weight(context)
             x = torch.linalg.solve(weight, columns)
@@ -201,18 +187,6 @@ class ConditionNet(nn.Module):
     def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch outputs"]:
         """Apply the network."""
         return self.layers(x)
-
-
-class Constant(nn.Module):
-    """The same learned parameters for every condition: the layer of Glow that it stands in for."""
-
-    def __init__(self, outputs: int):
-        super().__init__()
-        self.value = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
-        """Repeat the parameters for each example."""
-        return self.value.expand(len(x), -1)
 
 
 class ConditionedConvNet(nn.Module):
@@ -310,8 +284,9 @@ def build(
     r"""Conditional Glow for images `(c, h, w)`, given a picture.
 
     A scale is a squeeze and `steps` steps of actnorm, 1x1 convolution and coupling; then half of
-    the channels leave. Before they do, and at the end, one more coupling brings them to the
-    standard normal: this is Glow's learned prior, here given $x$ as well.
+    the channels leave. What $x$ generates stands behind Glow's own actnorm and convolution, and
+    starts as the identity. Before channels leave, and at the end, one more coupling brings them to
+    the standard normal: this is Glow's learned prior, here given $x$ as well.
 
     Args:
         event_shape: shape of one example.
@@ -343,9 +318,7 @@ def build(
         )
     shape = tuple(event_shape if condition_shape is None else condition_shape)
 
-    def parameters(kind: str, outputs: int) -> nn.Module:
-        if kind not in generate:
-            return Constant(outputs)
+    def parameters(outputs: int) -> nn.Module:
         return ConditionNet(shape, condition_channels, condition_hidden, outputs, dropout)
 
     def coupling(channels: int, mask) -> AffineCoupling:
@@ -356,12 +329,13 @@ def build(
         return AffineCoupling(net, mask, channels)
 
     def step(channels: int, number: int) -> list[Bijector]:
-        order = torch.randperm(channels, device="cpu").tolist()
-        return [
-            ConditionalActNorm(parameters("actnorm", 2 * channels)),
-            ConditionalConv1x1(parameters("conv", channels**2), channels, order, form),
-            coupling(channels, channelwise(number % 2)),
-        ]
+        layers: list[Bijector] = [ActNorm(channels)]
+        if "actnorm" in generate:
+            layers.append(ConditionalActNorm(parameters(2 * channels)))
+        layers.append(InvertibleConv(channels))
+        if "conv" in generate:
+            layers.append(ConditionalConv1x1(parameters(channels**2), channels, form))
+        return [*layers, coupling(channels, channelwise(number % 2))]
 
     def scale(channels: int, remaining: int) -> Bijector:
         channels *= 4
