@@ -14,6 +14,7 @@ section 3.1.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -152,10 +153,11 @@ def preprocess(levels: int, form: str = "logit") -> Bijector:
 
     Source: Dinh et al. (2017), section 4.1; the program released with Kingma & Dhariwal (2018).
     """
-    forms = {"logit": realnvp.preprocess, "centred": lambda n: Affine(shift=-0.5, scale=1 / n)}
-    if form not in forms:
-        raise ValueError(f"preprocessing is 'logit' or 'centred', not {form!r}.")
-    return forms[form](levels)
+    if form == "logit":
+        return realnvp.preprocess(levels)
+    if form == "centred":
+        return Affine(shift=-0.5, scale=1 / levels)
+    raise ValueError(f"preprocessing is 'logit' or 'centred', not {form!r}.")
 
 
 def build(
@@ -188,13 +190,13 @@ def build(
     """
     if levels is None:
         raise ValueError("Dequantization is for data with levels; these are continuous already.")
-    body = realnvp.build(event_shape, None, dropout=dropout, **options)
+    body = cast(Flow, realnvp.build(event_shape, None, dropout=dropout, **options))
     flow = Flow(Compose(preprocess(levels, preprocessing), body.bijector), body.base)
     noise: nn.Module
     if dequantizer == "uniform":
         noise = UniformDequantizer()
     elif dequantizer == "variational":
-        sizes = dict(hidden=noise_hidden, blocks=noise_blocks, dropout=dropout)
+        sizes: dict[str, Any] = dict(hidden=noise_hidden, blocks=noise_blocks, dropout=dropout)
         encoder = _network(event_shape, event_shape[0], noise_hidden, **sizes)
         q = noise_flow(event_shape, noise_hidden, couplings=noise_couplings, **sizes)
         noise = VariationalDequantizer(q, encoder, levels=levels)
