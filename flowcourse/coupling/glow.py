@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from flowcourse.bijector import Bijector, Compose, Inverse, sum_event
 from flowcourse.coupling.glow_step import (
     ActNorm,
-    Coupling,
     GlowCoupling,
     InvertibleConv,
     Net,
@@ -48,6 +47,7 @@ __all__ = [
     "build",
 ]
 
+Coupling = Literal["affine", "exp", "additive"]
 Mixing = Literal["conv", "direct", "shuffle", "reverse"]
 
 
@@ -180,13 +180,13 @@ class TopPrior(Bijector):
 # The model
 
 
-def mixing(kind: Mixing, channels: int) -> Bijector:
+def mixing(kind: str, channels: int) -> Bijector:
     """What comes between two couplings: a 1x1 convolution or a fixed permutation."""
     if kind == "shuffle":
         return Permutation(torch.randperm(channels))
     if kind == "reverse":
         return Permutation(torch.arange(channels).flip(0))
-    return InvertibleConv(channels, "direct" if kind == "direct" else "plu")
+    return InvertibleConv(channels, "plu" if kind == "conv" else kind)
 
 
 def build(
