@@ -107,7 +107,6 @@ class Flow(nn.Module, Distribution):
         bijector: the map $f$ from data to latent.
         base: the latent density; a module of this file, or any module with `log_prob(z)` of shape
             `(batch,)`, `rsample(shape)` and `event_shape`.
-        needs_conditions: whether every call needs a `context`, as in $p(y \mid x)$.
 
     Source: Dinh et al. (2014), eq. 1.
 
@@ -119,14 +118,15 @@ class Flow(nn.Module, Distribution):
 
     arg_constraints: dict = {}
     has_rsample = True
-    class_conditional = False  # True where the context is a label, see `flowcourse.training.labels`
+    # Whether every call needs a context: a label, or the condition of a pair, see `context_for`.
+    class_conditional = False
+    needs_conditions = False
 
-    def __init__(self, bijector: Bijector, base: _Base, *, needs_conditions: bool = False):
+    def __init__(self, bijector: Bijector, base: _Base):
         nn.Module.__init__(self)
         Distribution.__init__(self, event_shape=base.event_shape, validate_args=False)
         self.bijector = bijector
         self.base = base
-        self.needs_conditions = needs_conditions
 
     @property
     def support(self) -> constraints.Constraint:

@@ -350,8 +350,10 @@ def build(
     bijector: Bijector = EncodeCondition(scale(event_shape[0], scales), levels)
     if levels is not None:
         bijector = Compose(preprocess(levels), bijector)
-    flow = Flow(bijector, StandardNormal(*event_shape), needs_conditions=True)
-    return flow if levels is None else DequantizedFlow(flow, levels)
+    flow = Flow(bijector, StandardNormal(*event_shape))
+    model = flow if levels is None else DequantizedFlow(flow, levels)
+    model.needs_conditions = True
+    return model
 
 
 @torch.no_grad()

@@ -119,7 +119,9 @@ class DequantizedFlow(nn.Module):
     """
 
     kind = "bound"
-    class_conditional = False  # True where the context is a label, see `flowcourse.training.labels`
+    # Whether every call needs a context: a label, or the condition of a pair, see `context_for`.
+    class_conditional = False
+    needs_conditions = False
 
     def __init__(self, flow: Flow, levels: int, dequantizer: nn.Module | None = None):
         super().__init__()
@@ -133,11 +135,6 @@ class DequantizedFlow(nn.Module):
     def event_shape(self) -> torch.Size:
         """The shape of one example."""
         return self.flow.event_shape
-
-    @property
-    def needs_conditions(self) -> bool:
-        """Whether every call needs a `context`."""
-        return self.flow.needs_conditions
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> LogProb:
         r"""One draw of the lower bound on $\log P(x)$, in nats: what training maximises."""
