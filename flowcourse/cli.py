@@ -121,8 +121,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     description = training.read_run(args.run)
     model = training.load(args.run).to(pick_device(args.device))
     data = runs.load_data(description)
+    context = training.context_for(model, data, "test")
     result = training.evaluate(
-        model, data.test, args.repeats, args.draws, args.seed, labels=data.test_labels
+        model, data.test, args.repeats, args.draws, args.seed, context=context
     )
     record = {**result.asdict(), "data": description["data"], "entropy_nats": data.entropy_nats}
     write_json(args.run / "evaluation.json", record)

@@ -117,7 +117,8 @@ def data_name(data: str, options: Mapping[str, Any]) -> str:
 def _evaluate(folder: Path) -> Evaluation:
     data = runs.load_data(training.read_run(folder))
     model = training.load(folder)
-    return training.evaluate(model, data.test, REPEATS, DRAWS, SEED, labels=data.test_labels)
+    context = training.context_for(model, data, "test")
+    return training.evaluate(model, data.test, REPEATS, DRAWS, SEED, context=context)
 
 
 def _figures(evaluation: Evaluation, entropy_nats: float | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@ r"""The course's data: one function, `load`, and one result, `Dataset`.
 
 - Offline, always there: scikit-learn's 8x8 `digits`, `photo_patches` cut from scikit-learn's two
   sample photos, and 2-D toys whose true density and entropy are known.
+- Pairs, of something to predict and a picture to predict it from: `digit_halves`, `noisy_digits`,
+  `noisy_patches`.
 - On request: `mnist`, `fashion_mnist` and `cifar10`, from OpenML (`download=True`, kept under
   `$FLOWCOURSE_DATA` or `~/.cache/flowcourse`), and the first two from a folder of IDX files.
 

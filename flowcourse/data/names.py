@@ -3,6 +3,7 @@
 __all__ = ["NAMES", "OFFLINE", "ONLINE"]
 
 TOYS = ("moons", "circles", "pinwheel", "checkerboard", "eight_gaussians")
-OFFLINE = ("digits", "binary_digits", "photo_patches", *TOYS)
+PAIRS = ("digit_halves", "noisy_digits", "noisy_patches")
+OFFLINE = ("digits", "binary_digits", "photo_patches", *PAIRS, *TOYS)
 ONLINE = ("mnist", "binary_mnist", "fashion_mnist", "cifar10")
 NAMES = (*OFFLINE, *ONLINE)

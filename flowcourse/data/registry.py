@@ -9,6 +9,7 @@ from flowcourse.data.dataset import Dataset
 from flowcourse.data.digits import load_binary_digits, load_digits
 from flowcourse.data.names import NAMES, OFFLINE, ONLINE, TOYS
 from flowcourse.data.online import is_here, load_binary_mnist, load_cifar10, load_mnist_like
+from flowcourse.data.pairs import load_digit_halves, load_noisy_digits, load_noisy_patches
 from flowcourse.data.photos import load_photo_patches
 from flowcourse.data.toys import load_toy
 
@@ -18,6 +19,9 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "digits": load_digits,
     "binary_digits": load_binary_digits,
     "photo_patches": load_photo_patches,
+    "digit_halves": load_digit_halves,
+    "noisy_digits": load_noisy_digits,
+    "noisy_patches": load_noisy_patches,
     **{name: partial(load_toy, name) for name in TOYS},
     "mnist": partial(load_mnist_like, "mnist"),
     "binary_mnist": load_binary_mnist,
@@ -29,8 +33,9 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
 def load(name: str, **options: Any) -> Dataset:
     r"""Load a data set by name; the same name and options always give the same tensors.
 
-    - `digits`, `binary_digits`: no options.
+    - `digits`, `binary_digits`, `digit_halves`: no options.
     - `photo_patches`: `size` (8 or 32), `bits` (of each colour value, 1 to 8).
+    - `noisy_digits`: `deviation` and `seed` of the noise; `noisy_patches`: also `size`.
     - `moons`, `circles`, `pinwheel`, `checkerboard`, `eight_gaussians`: `n`, `n_test`, `seed`, and
       `noise` (all but the checkerboard).
     - `mnist`, `binary_mnist`, `fashion_mnist`: `download`, `folder` (of IDX files).

@@ -17,10 +17,10 @@ from torch.func import functional_call
 
 from flowcourse.training import checkpoint, runs
 from flowcourse.training.config import TrainingConfig, learning_rate
+from flowcourse.training.context import context_for
 from flowcourse.training.devices import describe_device, make_fabric
 from flowcourse.training.ema import ExponentialMovingAverage
 from flowcourse.training.errors import RunError, TrainingDiverged
-from flowcourse.training.labels import labels_for
 from flowcourse.training.progress import Progress, write_metrics
 from flowcourse.training.randomness import (
     INITIALIZE,
@@ -77,8 +77,8 @@ def train(
     many processes share the work, up to rounding. The caller's random state is left as it was.
 
     Args:
-        model: `model(x)` gives log-likelihoods in nats, shape `(batch,)`; trained in place. It is
-            given the labels as well, `model(x, labels)`, if it is class-conditional.
+        model: `model(x)` gives log-likelihoods in nats, shape `(batch,)`; trained in place. A
+            conditional one is `model(x, context)`, see `context_for`.
         data: the data set; only its training part is used.
         config: how to train.
         run_dir: where to save the run; None saves nothing.
@@ -124,8 +124,8 @@ class _Training:
         self.config = config
         self.folder = folder
         self.verbose = verbose and fabric.is_global_zero
-        labels = labels_for(model, data.train_labels)
-        inputs = (data.train,) if labels is None else (data.train, labels)
+        context = context_for(model, data, "train")
+        inputs = (data.train,) if context is None else (data.train, context)
         self.train, self.held_out = ([part[:n] for part in inputs], [part[n:] for part in inputs])
         self.n = n
         self.best: dict[str, Tensor] = {}
@@ -316,9 +316,9 @@ class _Training:
             with torch.no_grad():
                 size = self.config.batch_size
                 for batch in zip(*(part.split(size) for part in self.held_out), strict=True):
-                    x, *labels = (part.to(self.fabric.device) for part in batch)
+                    x, *context = (part.to(self.fabric.device) for part in batch)
                     x = x.to(self.dtype) if x.is_floating_point() else x
-                    total -= float(functional_call(self.model, weights, (x, *labels)).sum())
+                    total -= float(functional_call(self.model, weights, (x, *context)).sum())
             self.model.train()
         value = float(self.fabric.broadcast(total)) / len(self.held_out[0])
         if not math.isfinite(value):
