@@ -23,8 +23,9 @@ def save_samples(
     n: int = 64,
     temperature: float = 1.0,
     seed: int = 0,
+    name: str = "samples",
 ) -> list[Path]:
-    """Write `samples.npy`, and `samples.png` where the data are images or points of the plane.
+    """Write `NAME.npy`, and `NAME.png` where the data are images or points of the plane.
 
     Args:
         model: in evaluation mode, with `sample(n, temperature=...)`; a class-conditional one draws
@@ -34,6 +35,7 @@ def save_samples(
         n: number of samples.
         temperature: scales the latent before it is mapped to data.
         seed: of the samples; the caller's random state is put back.
+        name: of the files, without their ending; may begin with a folder.
 
     Returns:
         The files that were written.
@@ -47,12 +49,14 @@ def save_samples(
             {} if labels is None else {"context": labels[torch.arange(n) % len(labels)].to(device)}
         )
         samples = model.sample(n, temperature=temperature, **more).cpu()  # type: ignore[operator]
-    np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
-    written = [folder / "samples.npy"]
+    numbers, picture = folder / f"{name}.npy", folder / f"{name}.png"
+    numbers.parent.mkdir(parents=True, exist_ok=True)
+    np.save(numbers, samples.numpy(), allow_pickle=False)
+    written = [numbers]
     if len(data.event_shape) == 3 or data.event_shape == (2,):
         draw = _draw_points if data.event_shape == (2,) else _draw_images
-        draw(model, data, samples, temperature, folder / "samples.png")
-        written.append(folder / "samples.png")
+        draw(model, data, samples, temperature, picture)
+        written.append(picture)
     return written
 
 
