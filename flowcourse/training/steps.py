@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import nn
 
 from flowcourse.bijector import Compose
