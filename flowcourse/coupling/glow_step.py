@@ -7,7 +7,6 @@ program released with it ("the code").
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +15,9 @@ from torch import Tensor, nn
 
 from flowcourse.bijector import Bijector, sum_event
 
-__all__ = ["ActNorm", "Coupling", "GlowCoupling", "InvertibleConv", "Net", "Permutation"]
-__all__ += ["per_channel"]
+__all__ = ["ActNorm", "GlowCoupling", "InvertibleConv", "Net", "Permutation", "per_channel"]
 
 Net = Callable[[Tensor], Tensor]  # usually an nn.Module, whose parameters then train with the flow
-Coupling = Literal["affine", "exp", "additive"]
 
 
 # Actnorm
@@ -121,7 +118,7 @@ class InvertibleConv(Bijector):
     permutation: Tensor
     sign: Tensor
 
-    def __init__(self, channels: int, form: Literal["plu", "direct"] = "plu"):
+    def __init__(self, channels: int, form: str = "plu"):
         super().__init__()
         if form not in ("plu", "direct"):
             raise ValueError(f"form should be 'plu' or 'direct' and is {form!r}.")
@@ -213,7 +210,7 @@ class GlowCoupling(Bijector):
     Source: Kingma & Dhariwal (2018), section 3.3 and table 1; the code.
     """
 
-    def __init__(self, net: Net, kind: Coupling = "affine"):
+    def __init__(self, net: Net, kind: str = "affine"):
         super().__init__()
         if kind not in ("affine", "exp", "additive"):
             raise ValueError(f"kind should be 'affine', 'exp' or 'additive' and is {kind!r}.")
