@@ -23,8 +23,9 @@ def save_samples(
     n: int = 64,
     temperature: float = 1.0,
     seed: int = 0,
+    name: str = "samples",
 ) -> list[Path]:
-    """Write `samples.npy`, and `samples.png` where the data are images or points of the plane.
+    """Write `NAME.npy`, and `NAME.png` where the data are images or points of the plane.
 
     Args:
         model: in evaluation mode, with `sample(n, temperature=...)`; a conditional one draws under
@@ -34,6 +35,7 @@ def save_samples(
         n: number of samples.
         temperature: scales the latent before it is mapped to data.
         seed: of the samples; the caller's random state is put back.
+        name: of the files, without their ending; may begin with a folder.
 
     Returns:
         The files that were written.
@@ -48,9 +50,10 @@ def save_samples(
             context = context[torch.arange(n) % len(context)]
             more = {"context": context.to(device)}
         samples = model.sample(n, temperature=temperature, **more).cpu()  # type: ignore[operator]
-    np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
-    written = [folder / "samples.npy"]
-    path = folder / "samples.png"
+    numbers, picture = folder / f"{name}.npy", folder / f"{name}.png"
+    numbers.parent.mkdir(parents=True, exist_ok=True)
+    np.save(numbers, samples.numpy(), allow_pickle=False)
+    written = [numbers]
     if len(data.event_shape) == 3:
         pictures = {
             f"{data.name}: test data": data.test[:n],
@@ -58,11 +61,11 @@ def save_samples(
         }
         if context is not None and context.ndim == 4:
             pictures = {"conditions": context, **pictures}
-        _draw_images(pictures, data.levels, path)
-        written.append(path)
+        _draw_images(pictures, data.levels, picture)
+        written.append(picture)
     elif data.event_shape == (2,):
-        _draw_points(model, data, samples, temperature, path)
-        written.append(path)
+        _draw_points(model, data, samples, temperature, picture)
+        written.append(picture)
     return written
 
 
