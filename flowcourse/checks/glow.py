@@ -680,16 +680,18 @@ class Step:
         t, h = self.net(passed).chunk(2, dim=1)
         return torch.sigmoid(h + 2), t
 
-    def coupling_term(self, passed):
-        scale, _ = self.scale_and_shift(passed)
-        return sum_event(scale.log())
+    def move(self, free, scale, t):
+        return (free + t) * scale
+
+    def move_back(self, free, scale, t):
+        return free / scale - t
 
     def forward(self, x):
         y = self.mix(self.weight, (x + self.shift) * self.log_scale.exp())
         passed, free = y.chunk(2, dim=1)
         scale, t = self.scale_and_shift(passed)
-        z = torch.cat([passed, (free + t) * scale], dim=1)
-        return z, self.fixed_terms(x) + self.coupling_term(passed)
+        z = torch.cat([passed, self.move(free, scale, t)], dim=1)
+        return z, self.fixed_terms(x) + sum_event(scale.log())
 
     def undo(self, y):
         return self.mix(self.weight.inverse(), y) * (-self.log_scale).exp() - self.shift
@@ -697,8 +699,8 @@ class Step:
     def inverse(self, z):
         passed, free = z.chunk(2, dim=1)
         scale, t = self.scale_and_shift(passed)
-        y = torch.cat([passed, free / scale - t], dim=1)
-        return self.undo(y), -self.fixed_terms(z) - self.coupling_term(passed)
+        y = torch.cat([passed, self.move_back(free, scale, t)], dim=1)
+        return self.undo(y), -self.fixed_terms(z) - sum_event(scale.log())
 
 
 class ActnormCountedOnce(Step):
@@ -707,9 +709,9 @@ class ActnormCountedOnce(Step):
         return self.log_scale.sum() + conv
 
 
-class SumsTheSigmoid(Step):
-    def coupling_term(self, passed):
-        return sum_event(self.scale_and_shift(passed)[0])
+class ScalesFirst(Step):
+    def move(self, free, scale, t):
+        return free * scale + t
 
 
 class UndoesInForwardsOrder(Step):
@@ -717,7 +719,7 @@ class UndoesInForwardsOrder(Step):
         return self.mix(self.weight.inverse(), y * (-self.log_scale).exp() - self.shift)
 
 
-class OnceAndSum(ActnormCountedOnce, SumsTheSigmoid):
+class OnceAndScale(ActnormCountedOnce, ScalesFirst):
     pass
 
 
@@ -725,20 +727,17 @@ class OnceAndOrder(ActnormCountedOnce, UndoesInForwardsOrder):
     pass
 
 
-class SumAndOrder(SumsTheSigmoid, UndoesInForwardsOrder):
+class ScaleAndOrder(ScalesFirst, UndoesInForwardsOrder):
     pass
 
 
-class StepAsHandedOut(OnceAndSum, UndoesInForwardsOrder):
+class StepAsHandedOut(OnceAndScale, UndoesInForwardsOrder):
     pass
 
 
-class DividesTheShiftToo(Step):
-    def inverse(self, z):
-        passed, free = z.chunk(2, dim=1)
-        scale, t = self.scale_and_shift(passed)
-        y = torch.cat([passed, (free - t) / scale], dim=1)
-        return self.undo(y), super().inverse(z)[1]
+class ChangesTheConvention(ScalesFirst):
+    def move_back(self, free, scale, t):
+        return (free - t) / scale
 
 
 class AllCountedOnce(Step):
@@ -758,19 +757,20 @@ class DebugStep:
     mistakes = {
         "the step still does what it did as handed out": StepAsHandedOut,
         "actnorm's term is counted for one position only": ActnormCountedOnce,
-        "the coupling's term sums the scales: the diagonal holds them, and log_det their "
-        "logarithms": SumsTheSigmoid,
+        "forward computes y s + t, and the inverse undoes (y + t) s": ScalesFirst,
         "the inverse undoes actnorm before the convolution: what was done last on the way there?": (
             UndoesInForwardsOrder
         ),
-        "the inverse is right; actnorm's term is counted once, and the coupling's sums scales": (
-            OnceAndSum
+        "the inverse is right; actnorm's term is counted once, and forward computes y s + t": (
+            OnceAndScale
         ),
-        "the coupling's term is right; actnorm's is counted once, and the inverse undoes it too "
+        "forward's z is right; actnorm's term is counted once, and the inverse undoes actnorm too "
         "early": OnceAndOrder,
-        "actnorm's term is right; the coupling's sums scales, and the inverse undoes actnorm too "
-        "early": SumAndOrder,
-        "the coupling's inverse undoes x s + t: forward computes (x + t) s": DividesTheShiftToo,
+        "actnorm's term is right; forward computes y s + t, and the inverse undoes actnorm too "
+        "early": ScaleAndOrder,
+        "both directions are those of y s + t now: the statement asks for (y + t) s": (
+            ChangesTheConvention
+        ),
         "now the convolution's term is counted for one position as well": AllCountedOnce,
     }
 
