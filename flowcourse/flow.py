@@ -118,6 +118,7 @@ class Flow(nn.Module, Distribution):
 
     arg_constraints: dict = {}
     has_rsample = True
+    class_conditional = False  # True where the context is a label, see `flowcourse.training.labels`
 
     def __init__(self, bijector: Bijector, base: _Base):
         nn.Module.__init__(self)

@@ -37,7 +37,7 @@ def wants_gpu() -> bool:
 
 def paper_run(
     topic: str,
-    preset: str = "paper",
+    preset: str | None = None,
     *,
     options: Mapping[str, Any] | None = None,
     training: bool | None = None,
@@ -50,7 +50,7 @@ def paper_run(
 
     Args:
         topic: name in the catalog.
-        preset: name of one of its presets.
+        preset: name of one of its presets; None for the (first) one of the paper.
         options: changes to the preset, as `flowcourse train --set` takes them.
         training: whether to train; None trains if `wants_gpu`.
         runs_folder: where the run is saved, in a folder of its own.
@@ -63,12 +63,14 @@ def paper_run(
         DataError: the data set cannot be had.
     """
     options = dict(options or {})
+    entry = catalog.topic(topic)
+    preset = entry.paper_preset if preset is None else preset
     plan = runs.plan(topic, preset, options=options)
-    entry, shape = catalog.topic(topic), _shape(plan.data, plan.data_options)
+    shape = _shape(plan.data, plan.data_options)
     with torch.device("meta"):
         model = runs.build(plan.description(), shape, plan.config.seed)
     parameters = sum(p.numel() for p in model.parameters())
-    settings = catalog.topic(topic).preset(preset).training
+    settings = entry.preset(preset).training
     levels = "continuous" if shape.levels is None else f"{shape.levels} levels"
     lines = [
         f"{entry.title}, preset {preset!r}",
@@ -77,7 +79,7 @@ def paper_run(
         f"  training    {_named({name: getattr(plan.config, name) for name in settings})}",
         f"  parameters  {parameters:,}",
     ]
-    if preset == "paper" and entry.paper_parameters is not None:
+    if entry.paper_parameters is not None and preset == entry.paper_preset:
         lines[-1] += f" (expected of the paper's model: {entry.paper_parameters:,})"
     print("\n".join(lines))
 

@@ -21,8 +21,8 @@ def test_paper_setting_is_shown_without_data_or_gpu(topic, capsys, monkeypatch):
     monkeypatch.delenv("FLOWCOURSE_GPU", raising=False)
     assert paper_run(topic.name) is None
     shown = capsys.readouterr().out
-    assert topic.title in shown and topic.preset("paper").data in shown
-    assert f"flowcourse train {topic.name} --preset paper" in shown
+    assert topic.title in shown and topic.preset(topic.paper_preset).data in shown
+    assert f"flowcourse train {topic.name} --preset {topic.paper_preset} " in shown
     if topic.paper_parameters is not None:
         assert f"parameters  {topic.paper_parameters:,} (" in shown
 

@@ -8,14 +8,19 @@ import torch
 from torch import Tensor
 
 from flowcourse.bijector import Bijector
-from flowcourse.catalog import autoregressive, coupling, foundations
+from flowcourse.catalog import autoregressive, coupling, foundations, images
 from flowcourse.catalog.table import GPU_PRESET, Preset, Topic, perturbed
 from flowcourse.chain_rule import AutoregressiveModel
 
 __all__ = ["GPU_PRESET", "TOPICS", "Preset", "Topic", "instances", "models", "perturbed", "topic"]
 
 # In teaching order.
-TOPICS: tuple[Topic, ...] = (*foundations.TOPICS, *coupling.TOPICS, *autoregressive.TOPICS)
+TOPICS: tuple[Topic, ...] = (
+    *foundations.TOPICS,
+    *coupling.TOPICS,
+    *images.TOPICS,
+    *autoregressive.TOPICS,
+)
 
 
 def topic(name: str) -> Topic:

@@ -17,7 +17,8 @@ __all__ = ["GPU_PRESET", "Preset", "Topic", "perturbed", "uniform"]
 Small = Callable[[ModuleType], dict[str, tuple[Bijector, Tensor]]]
 SmallModels = Callable[[ModuleType], dict[str, AutoregressiveModel]]
 
-# The paper's setting: asks for days on a GPU. `make results` measures all other presets.
+# Presets whose names start so are the paper's settings: they ask for days on a GPU. `make results`
+# measures all others.
 GPU_PRESET = "paper"
 
 
@@ -56,9 +57,11 @@ class Topic:
         small: makes the small bijectors, each with an input, that the property tests run on.
         small_models: makes the small autoregressive models that their property tests run on.
         presets: ways to train, by name; `laptop` takes minutes on two cores, `paper` is the
-            paper's configuration, and others are variants that are measured beside `laptop`.
+            paper's configuration (or `paper-cifar10` and so on, the first of them for the GPU
+            cell of the chapter), and others are variants that are measured beside `laptop`.
             Empty for a topic without a model of its own.
-        paper_parameters: number of parameters of the paper's model, where it is known.
+        paper_parameters: number of parameters of the (first) paper preset's model, where the
+            paper's is known.
     """
 
     name: str
@@ -103,7 +106,15 @@ class Topic:
     @property
     def measured(self) -> list[str]:
         """Names of the presets that `make results` measures: those that a laptop can train."""
-        return [name for name in self.presets if name != GPU_PRESET]
+        return [name for name in self.presets if not name.startswith(GPU_PRESET)]
+
+    @property
+    def paper_preset(self) -> str:
+        """Name of the first preset that is the paper's; raises KeyError if there is none."""
+        for name in self.presets:
+            if name.startswith(GPU_PRESET):
+                return name
+        raise KeyError(f"Topic {self.name!r} has no preset whose name starts with {GPU_PRESET!r}.")
 
     def preset(self, name: str) -> Preset:
         """Look up a preset; raises KeyError with the known names."""

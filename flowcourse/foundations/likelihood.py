@@ -119,6 +119,7 @@ class DequantizedFlow(nn.Module):
     """
 
     kind = "bound"
+    class_conditional = False  # True where the context is a label, see `flowcourse.training.labels`
 
     def __init__(self, flow: Flow, levels: int, dequantizer: nn.Module | None = None):
         super().__init__()
