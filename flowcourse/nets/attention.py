@@ -33,17 +33,13 @@ class ChannelNorm(nn.Module):
     Source: Ba, Kiros & Hinton (2016), eq. 4.
     """
 
-    def __init__(self, channels: int, epsilon: float = 1e-5):
+    def __init__(self, channels: int):
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.epsilon = epsilon
+        self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Map) -> Map:
         """Mean 0 and variance 1 over the channels, then gain and bias."""
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        normal = (x - mean) * torch.rsqrt(variance + self.epsilon)
-        return normal * self.gain[:, None, None] + self.bias[:, None, None]
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class GatedConv(nn.Module):
@@ -191,7 +187,8 @@ class AttentionNet(nn.Module):
         context: Float[Tensor, "batch c h w"] | None = None,
     ) -> Float[Tensor, "batch outputs h w"]:
         """Apply the network."""
-        h = self.head(x)
+        # The channels of a place side by side: normalization and attention read them so.
+        h = self.head(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             h = block(h, self.position, context)
         return self.tail(h)
