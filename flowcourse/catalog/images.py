@@ -68,6 +68,29 @@ DEQUANTIZATION = Topic(
         "photos_5_bits_uniform": _noise_on_photos(5, "uniform"),
         "photos_8_bits": _noise_on_photos(8, "variational"),
         "photos_8_bits_uniform": _noise_on_photos(8, "uniform"),
+        # RealNVP's model for CIFAR-10 behind noise of the size of Flow++'s (Ho et al., 2019: four
+        # couplings, two blocks, 96 channels), trained as the program released with that paper.
+        "paper": Preset(
+            data="cifar10",
+            model=dict(
+                scales=2,
+                hidden=64,
+                growth=1,
+                blocks=8,
+                noise_couplings=4,
+                noise_hidden=96,
+                noise_blocks=2,
+            ),
+            training=dict(
+                steps=500_000,
+                batch_size=64,
+                learning_rate=3e-4,
+                warmup_steps=2_000,
+                clip_norm=1.0,
+                ema=0.999,
+                validation=5_000,
+            ),
+        ),
     },
 )
 
