@@ -53,6 +53,11 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         help="continue a run that was interrupted (default), or delete it and start again",
     )
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be trained: layers, memory on each device, batches; in seconds",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -64,6 +69,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from flowcourse.training import runs, train
+    from flowcourse.training.dry_run import dry_run
 
     options = dict(_option(text) for text in args.options)
     shorthand = {
@@ -75,6 +81,9 @@ def _train(args: argparse.Namespace) -> int:
     }
     options |= {name: value for name, value in shorthand.items() if value is not None}
     plan = runs.plan(args.topic, args.preset, data=args.data, options=options)
+    if args.dry_run:
+        print(dry_run(plan))
+        return 0
     description = {**plan.description(), "command": args.command_line}
     data = runs.load_data(description)
     model = runs.build(description, data, plan.config.seed)

@@ -57,14 +57,8 @@ def test_presets_build_and_configure(entry, name):
     preset = entry.presets[name]
     assert preset.data in data.NAMES
     TrainingConfig(**preset.training)
-    shape, levels = {
-        "digits": ((1, 8, 8), 17),
-        "binary_digits": ((1, 8, 8), 2),
-        "mnist": ((1, 28, 28), 256),
-        "binary_mnist": ((1, 28, 28), 2),
-        "digit_halves": ((1, 4, 8), 17),
-        "noisy_digits": ((1, 8, 8), 17),
-    }.get(preset.data, ((3, 32, 32), 256))
+    spec = data.summary(preset.data, **preset.data_options)
+    shape, levels = spec.event_shape, spec.levels
     with torch.device("meta"):
         model = entry.build(shape, levels, **preset.model)
     x = torch.zeros(2, *shape, device="meta")

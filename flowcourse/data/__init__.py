@@ -6,12 +6,14 @@ r"""The course's data: one function, `load`, and one result, `Dataset`.
   `noisy_patches`.
 - On request: `mnist`, `fashion_mnist` and `cifar10`, from OpenML (`download=True`, kept under
   `$FLOWCOURSE_DATA` or `~/.cache/flowcourse`), and the first two from a folder of IDX files.
+- From files that you download yourself: `imagenet32` and `imagenet64`, mapped into memory.
 
 Nothing here touches the network unless `download=True` is passed.
 """
 
 from flowcourse.data.dataset import DataError, Dataset
-from flowcourse.data.names import NAMES, OFFLINE, ONLINE
-from flowcourse.data.registry import available, load
+from flowcourse.data.names import LOCAL, NAMES, OFFLINE, ONLINE
+from flowcourse.data.registry import Summary, available, load, summary
 
-__all__ = ["NAMES", "OFFLINE", "ONLINE", "DataError", "Dataset", "available", "load"]
+__all__ = ["LOCAL", "NAMES", "OFFLINE", "ONLINE", "DataError", "Dataset", "Summary"]
+__all__ += ["available", "load", "summary"]

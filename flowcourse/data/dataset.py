@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 __all__ = ["DataError", "Dataset"]
@@ -79,6 +80,8 @@ class Dataset:
                         f"{where} holds {x.dtype} and levels is None, which means continuous data: "
                         "give levels, or convert to floating point."
                     )
+            elif x.dtype == torch.uint8 and self.levels == 256:
+                pass  # Every byte is a level; a file of them is not read for that.
             # Compared as Python integers: 256 does not fit into uint8.
             elif x.is_floating_point() or x.min().item() < 0 or x.max().item() >= self.levels:
                 raise ValueError(

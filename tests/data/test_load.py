@@ -6,12 +6,12 @@ import pickle
 import pytest
 import torch
 
-from flowcourse.data import NAMES, OFFLINE, ONLINE, DataError, Dataset, available, load
+from flowcourse.data import LOCAL, NAMES, OFFLINE, ONLINE, DataError, Dataset, available, load
 from flowcourse.data.registry import LOADERS
 
 
 def test_every_name_has_a_loader():
-    assert tuple(LOADERS) == NAMES == OFFLINE + ONLINE
+    assert tuple(LOADERS) == NAMES == OFFLINE + ONLINE + LOCAL
 
 
 def test_a_bare_machine_has_the_offline_sets():
