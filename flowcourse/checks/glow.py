@@ -775,7 +775,8 @@ class DebugStep:
     }
 
     def draw(rng):
-        channels, h, w = 2 * int(rng.integers(1, 4)), *(int(n) for n in rng.integers(2, 5, size=2))
+        half, h, w = (int(n) for n in rng.integers([1, 2, 2], [4, 5, 5]))
+        channels = 2 * half
         rotation, _ = np.linalg.qr(rng.normal(size=(channels, channels)))
         return {
             "x": rng.normal(size=(4, channels, h, w)),
