@@ -246,10 +246,11 @@ class EncodeCondition(Bijector):
         self.domain, self.codomain = inner.domain, inner.codomain
 
     def _encode(self, like: Tensor, context: Tensor | None) -> Tensor:
-        if context is None:
+        if context is None or len(context) != len(like):
             raise ValueError(
-                "A conditional flow needs a condition for each example, and got none: pass "
-                "context=..."
+                f"A conditional flow needs a condition for each of {len(like)} examples, and got "
+                f"{'none' if context is None else len(context)}: pass context=..., one row for "
+                "each example."
             )
         context = context.to(like.dtype)
         return context if self.levels is None else 2 * context / (self.levels - 1) - 1
