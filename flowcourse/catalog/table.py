@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from flowcourse.bijector import Bijector
 from flowcourse.chain_rule import AutoregressiveModel
 
-__all__ = ["GPU_PRESET", "Preset", "Topic", "perturbed", "uniform"]
+__all__ = ["GPU_PRESET", "Instance", "Preset", "Topic", "perturbed", "uniform"]
 
-Small = Callable[[ModuleType], dict[str, tuple[Bijector, Tensor]]]
+# A bijector with an input, and with the conditions of that input if it is a conditional one.
+Instance = tuple[Bijector, Tensor] | tuple[Bijector, Tensor, Tensor]
+Small = Callable[[ModuleType], Mapping[str, Instance]]
 SmallModels = Callable[[ModuleType], dict[str, AutoregressiveModel]]
 
 # Presets whose names start so are the paper's settings: they ask for days on a GPU. `make results`
@@ -54,7 +56,8 @@ class Topic:
         title: the chapter's title.
         summary: one line for tables.
         paper: key in `book/references.bib` of the paper that the topic follows.
-        small: makes the small bijectors, each with an input, that the property tests run on.
+        small: makes the small bijectors that the property tests run on, each with an input, and
+            with conditions if it is a conditional one.
         small_models: makes the small autoregressive models that their property tests run on.
         presets: ways to train, by name; `laptop` takes minutes on two cores, `paper` is the
             paper's configuration (or `paper-cifar10` and so on, the first of them for the GPU

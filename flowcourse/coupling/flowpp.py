@@ -30,6 +30,7 @@ from flowcourse.flow import Flow, StandardNormal
 from flowcourse.foundations.change_of_variables import Sigmoid
 from flowcourse.foundations.likelihood import DequantizedFlow
 from flowcourse.nets.attention import AttentionNet, ConvEncoder
+from flowcourse.nets.symmetry import SYMMETRIES, random_symmetry, turned
 
 __all__ = [
     "AffineCurve",
@@ -38,6 +39,7 @@ __all__ = [
     "Halves",
     "MixtureCurve",
     "NoConvergenceError",
+    "TurnedFlow",
     "build",
     "invert_mixture",
     "mixture_logit",
@@ -298,6 +300,36 @@ class Coupling(Bijector):
 # The model
 
 
+class TurnedFlow(DequantizedFlow):
+    """A model of square images that in training sees some of them turned or mirrored.
+
+    The flow is told which of the eight symmetries an image has gone through, as if that were its
+    class, so it need not confuse them. Images as they are get scored and sampled.
+
+    Args:
+        flow: see `DequantizedFlow`; its context is one of 8 classes for each example.
+        levels: see there.
+        dequantizer: see there.
+        turn: how often an image is turned or mirrored in training.
+
+    Source: Jun et al. (2020), section 3.
+    """
+
+    def __init__(self, flow: Flow, levels: int, dequantizer: nn.Module | None, turn: float):
+        super().__init__(flow, levels, dequantizer)
+        self.turn = turn
+
+    def forward(self, x, context=None):
+        if context is None:
+            context = random_symmetry(x, self.turn if self.training else 0.0)
+        return super().forward(turned(x, context), context)
+
+    def sample(self, n, temperature=1.0, context=None):
+        if context is None:
+            context = torch.zeros(n, dtype=torch.int64, device=self.flow.base.anchor.device)
+        return super().sample(n, temperature, context)
+
+
 class _HalvesEncoder(nn.Module):
     """Features of an image at the size of its halves."""
 
@@ -329,6 +361,7 @@ def build(
     noise_blocks: int = 2,
     encoder_filters: int = 32,
     encoder_blocks: int = 3,
+    turn: float = 0.0,
 ) -> Flow | DequantizedFlow:
     """Flow++ for images; the defaults are the paper's model for CIFAR-10.
 
@@ -349,6 +382,7 @@ def build(
         noise_blocks: blocks of each of its networks.
         encoder_filters: channels of the network that tells the dequantizer about the image.
         encoder_blocks: its gated convolutions.
+        turn: see `TurnedFlow`; 0 for images as they are.
 
     Raises:
         ValueError: examples that are no images, or an unknown choice.
@@ -369,6 +403,7 @@ def build(
             blocks=depth,
             heads=heads,
             context=context,
+            classes=SYMMETRIES if turn and not context else 0,
             attention=attention,
             dropout=dropout,
         )
@@ -404,4 +439,6 @@ def build(
             raise ValueError(f"layout: expected checkerboard, channels or squeeze, got {kind!r}.")
     layers += [Inverse(Squeeze()) for kind in layout if kind == "squeeze"]
     flow = Flow(Compose(*layers), StandardNormal(*event_shape))
-    return flow if levels is None else DequantizedFlow(flow, levels, noise)
+    if levels is None:
+        return flow
+    return TurnedFlow(flow, levels, noise, turn) if turn else DequantizedFlow(flow, levels, noise)

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowcourse.bijector import Bijector, Compose, Inverse, sum_event
+from flowcourse.coupling.dequantization import VariationalDequantizer, noise_flow
 from flowcourse.coupling.glow_step import (
     ActNorm,
     GlowCoupling,
@@ -201,6 +202,9 @@ def build(
     dropout: float = 0.0,
     learned_prior: bool = True,
     classes: int | None = None,
+    dequantizer: Literal["uniform", "variational"] = "uniform",
+    noise_couplings: int = 4,
+    noise_hidden: int = 16,
 ) -> Flow | DequantizedFlow:
     """Glow for images `(c, h, w)` or vectors `(d,)`; the defaults are the paper's for CIFAR-10.
 
@@ -218,6 +222,10 @@ def build(
         learned_prior: learn the priors of the halves that leave, and of the last scale's channels.
         classes: number of classes, if the prior of the last scale is that of an example's class;
             the labels are the model's context.
+        dequantizer: of discrete data: `uniform` noise, as in the paper, or `variational` noise
+            from a flow that sees the image.
+        noise_couplings: couplings of that flow.
+        noise_hidden: channels of their networks.
 
     Source: Kingma & Dhariwal (2018), sections 3 and 5; preprocessing of the code, without a logit.
     """
@@ -259,6 +267,13 @@ def build(
             f"{tuple(event_shape)}: reshape each example to one of the two."
         )
     flow = Flow(Compose(*layers), StandardNormal(*event_shape))
-    model = flow if levels is None else DequantizedFlow(flow, levels)
+    model: Flow | DequantizedFlow = flow
+    if levels is not None:
+        noise = None
+        if dequantizer == "variational":
+            channels = event_shape[0]
+            q = noise_flow(event_shape, channels, couplings=noise_couplings, hidden=noise_hidden)
+            noise = VariationalDequantizer(q, levels=levels)
+        model = DequantizedFlow(flow, levels, noise)
     model.class_conditional = classes is not None
     return model

@@ -11,7 +11,7 @@ Source: Ho, Chen, Srinivas, Duan & Abbeel (2019), section 3.3, and the program r
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flowcourse.nets.streams import concat_elu
@@ -33,17 +33,13 @@ class ChannelNorm(nn.Module):
     Source: Ba, Kiros & Hinton (2016), eq. 4.
     """
 
-    def __init__(self, channels: int, epsilon: float = 1e-5):
+    def __init__(self, channels: int):
         super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.epsilon = epsilon
+        self.norm = nn.LayerNorm(channels)
 
     def forward(self, x: Map) -> Map:
         """Mean 0 and variance 1 over the channels, then gain and bias."""
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        normal = (x - mean) * torch.rsqrt(variance + self.epsilon)
-        return normal * self.gain[:, None, None] + self.bias[:, None, None]
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class GatedConv(nn.Module):
@@ -154,6 +150,7 @@ class AttentionNet(nn.Module):
         blocks: number of blocks.
         heads: of the attention.
         context: channels of a second input, 0 for none.
+        classes: number of classes, 0 for none; the second input is then the label of each example.
         attention: False puts a `GatedMLP` in the place of attention.
         dropout: probability of dropping a number inside each residual, in training.
 
@@ -170,12 +167,14 @@ class AttentionNet(nn.Module):
         blocks: int,
         heads: int = 4,
         context: int = 0,
+        classes: int = 0,
         attention: bool = True,
         dropout: float = 0.0,
     ):
         super().__init__()
         self.position = nn.Parameter(0.01 * torch.randn(filters, *size))
         self.head = nn.Conv2d(inputs, filters, 3, padding=1)
+        self.classes = nn.Embedding(classes, filters) if classes else None
         self.blocks = nn.ModuleList(
             Block(filters, context, heads, attention, dropout) for _ in range(blocks)
         )
@@ -188,10 +187,13 @@ class AttentionNet(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch inputs h w"],
-        context: Float[Tensor, "batch c h w"] | None = None,
+        context: Float[Tensor, "batch c h w"] | Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch outputs h w"]:
         """Apply the network."""
-        h = self.head(x)
+        # The channels of a place side by side: normalization and attention read them so.
+        h = self.head(x.contiguous(memory_format=torch.channels_last)) + self.position
+        if self.classes is not None:
+            h, context = h + self.classes(context)[:, :, None, None], None
         for block in self.blocks:
             h = block(h, self.position, context)
         return self.tail(h)
