@@ -715,9 +715,11 @@ class PredictDependence:
 
 # 6. Train on nine dots with two couplings
 
-AXES = [torch.linspace(-5, 5, 401, dtype=torch.float64)] * 2
+AXES = [torch.linspace(-5, 5, 301, dtype=torch.float64)] * 2
 WIDTH = 0.15
-LIMIT = 1.8
+# The true density scores 1.24 nats, eight affine couplings that are trained alike 2.3; the reference
+# reaches 1.3 to 1.5.
+LIMIT = 1.9
 
 
 def nine_dots(rng: np.random.Generator, n: int, angle: float) -> np.ndarray:
@@ -764,7 +766,7 @@ class PlaneCoupling(Bijector):
 
 def train(
     data: Tensor,
-    steps: int = 200,
+    steps: int = 250,
     *,
     parities: tuple[int, ...] = (0, 1, 0),
     components: int = 8,
