@@ -717,8 +717,8 @@ class PredictDependence:
 
 AXES = [torch.linspace(-5, 5, 301, dtype=torch.float64)] * 2
 WIDTH = 0.15
-# The true density scores 1.24 nats, eight affine couplings that are trained alike 2.3; the reference
-# reaches 1.3 to 1.5.
+# The true density scores 1.24 nats, eight affine couplings that are trained alike 2.3, and the
+# reference 1.3 to 1.5.
 LIMIT = 1.9
 
 
