@@ -15,7 +15,6 @@ and the program released with it.
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +102,7 @@ def invert_mixture(
     Component $k$ alone reaches $z$ at $\mu_k + e^{l_k} z$. Below the smallest of these points every
     component has less mass than it should, above the largest every one has more: the root lies
     between them. Each evaluation moves one end of the bracket. A Newton step that would leave the
-    bracket, or follow one that did not halve it, gives way to bisection.
+    bracket, or that is not half as long as the step before last, gives way to bisection.
 
     Gradients pass by the implicit function theorem.
 
@@ -113,7 +112,8 @@ def invert_mixture(
         mean: see there.
         log_scale: see there.
         tolerance: of $x$, relative to $\max(1, |x|)$: the last step, or the bracket, is at most
-            this long. By default 4 units of rounding of the dtype.
+            this long. By default 4 units of rounding of the dtype. Where the curve is flat, less
+            is needed: nothing is gained once its value is $z$ up to rounding.
         max_iterations: evaluations of the curve after which to give up.
 
     Raises:
@@ -135,18 +135,21 @@ def _root(z, log_weight, mean, log_scale, tolerance, max_iterations):
     alone = mean + log_scale.exp() * z.unsqueeze(1)
     low, high = alone.amin(dim=1), alone.amax(dim=1)
     x = (log_weight.exp() * alone).sum(dim=1).clamp(low, high)
-    halved = torch.ones_like(z, dtype=torch.bool)
+    step = before = high - low
+    done = torch.zeros_like(z, dtype=torch.bool)
+    rounding = 4 * torch.finfo(z.dtype).eps * z.abs().clamp(min=1)
     for _ in range(max_iterations):
         there, log_slope = mixture_logit(x, log_weight, mean, log_scale)
-        width = high - low
+        done = done | ((there - z).abs() <= rounding)
         low, high = torch.where(there < z, x, low), torch.where(there < z, high, x)
         newton = x - (there - z) * torch.exp(-log_slope)
-        inside = (newton >= low) & (newton <= high) & halved
-        following = torch.where(inside, newton, low + (high - low) / 2)
-        halved = 2 * (high - low) <= width
-        allowed = tolerance * following.abs().clamp(min=1)
-        done = ((following - x).abs() <= allowed) | (high - low <= allowed)
-        x = following
+        trusted = (newton >= low) & (newton <= high) & (2 * (newton - x).abs() <= before)
+        following = torch.where(trusted, newton, low + (high - low) / 2)
+        # A root that is found stays: what is left to its steps is rounding.
+        following = torch.where(done, x, following)
+        before, step, x = step, (following - x).abs(), following
+        allowed = tolerance * x.abs().clamp(min=1)
+        done = done | (step <= allowed) | (high - low <= allowed)
         if not z.is_meta and done.all():
             return x
     if z.is_meta:
@@ -321,7 +324,9 @@ class TurnedFlow(DequantizedFlow):
 
     def forward(self, x, context=None):
         if context is None:
-            context = random_symmetry(x, self.turn if self.training else 0.0)
+            context = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+            if self.training:
+                context = random_symmetry(x, self.turn)
         return super().forward(turned(x, context), context)
 
     def sample(self, n, temperature=1.0, context=None):
@@ -348,8 +353,8 @@ def build(
     event_shape: Sequence[int],
     levels: int | None,
     *,
-    dequantizer: Literal["variational", "uniform"] = "variational",
-    coupling: Literal["mixture", "affine"] = "mixture",
+    dequantizer: str = "variational",
+    coupling: str = "mixture",
     attention: bool = True,
     layout: Sequence[str] = CIFAR10,
     filters: int = 96,
@@ -389,6 +394,10 @@ def build(
 
     Source: Ho et al. (2019), section 4, and the released program.
     """
+    if dequantizer not in ("variational", "uniform"):
+        raise ValueError(f"dequantizer is 'variational' or 'uniform', not {dequantizer!r}.")
+    if coupling not in ("mixture", "affine"):
+        raise ValueError(f"coupling is 'mixture' or 'affine', not {coupling!r}.")
     if len(event_shape) != 3:
         raise ValueError(f"Flow++ expects images (c, h, w) and got {tuple(event_shape)}.")
 
@@ -436,7 +445,7 @@ def build(
         elif kind == "channels":
             layers += [layer for k in range(n) for layer in step(channels, size, k % 2, blocks)]
         else:
-            raise ValueError(f"layout: expected checkerboard, channels or squeeze, got {kind!r}.")
+            raise ValueError(f"layout has checkerboard, channels and squeeze, not {kind!r}.")
     layers += [Inverse(Squeeze()) for kind in layout if kind == "squeeze"]
     flow = Flow(Compose(*layers), StandardNormal(*event_shape))
     if levels is None:
