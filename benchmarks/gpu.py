@@ -42,9 +42,7 @@ def random_data(spec: data.Summary, n: int) -> Dataset:
     """Images of noise, and classes, with the shape and levels of a real data set."""
     generator = torch.Generator().manual_seed(0)
     assert spec.levels is not None
-    x = torch.randint(
-        spec.levels, (n, *spec.event_shape), dtype=torch.uint8, generator=generator
-    )
+    x = torch.randint(spec.levels, (n, *spec.event_shape), dtype=torch.uint8, generator=generator)
     labels = torch.arange(n) % 10
     return Dataset("noise", x, x[:2], spec.levels, spec.event_shape, "", "", None, None, labels)
 
@@ -223,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of gpu.json")
     args = parser.parse_args(argv)
     pick_device("cuda")
-    parts = {"steps": steps, "options": options}
+    parts: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {"steps": steps, "options": options}
     for name in [args.what] if args.what else parts:
         for record in parts[name]():
             write_records("gpu", [record], args.out)
