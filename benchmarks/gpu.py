@@ -30,7 +30,7 @@ from flowcourse.training import runs, train
 from flowcourse.training.devices import pick_device
 from flowcourse.training.steps import compile_steps
 
-__all__ = ["PRESETS", "options", "random_data", "step"]
+__all__ = ["PRESETS", "has_steps", "options", "random_data", "step", "steps"]
 
 PRESETS = [(t.name, p) for t in catalog.TOPICS for p in t.presets if p.startswith(GPU_PRESET)]
 
@@ -100,16 +100,20 @@ def step(
 def steps(chosen: Iterable[tuple[str, str]] = PRESETS) -> Iterable[dict[str, Any]]:
     """The records of all presets; one that does not fit says so."""
     for topic, preset in chosen:
-        plan = runs.plan(topic, preset)
-        with torch.device("meta"):
-            model = runs.build(plan.description(), data.summary(plan.data), 0)
-        flow = any(isinstance(module, Compose) for module in model.modules())
-        for recompute in (False, True) if flow else (False,):
+        for recompute in (False, True) if has_steps(topic, preset) else (False,):
             try:
                 yield step(topic, preset, recompute)
             except torch.OutOfMemoryError:
-                name = "recomputed" if recompute else "kept"
-                yield _record(f"{topic}, {preset}, {name}", plan.data, out_of_memory=True)
+                plan, how = runs.plan(topic, preset), "recomputed" if recompute else "kept"
+                yield _record(f"{topic}, {preset}, {how}", plan.data, out_of_memory=True)
+
+
+def has_steps(topic: str, preset: str) -> bool:
+    """Whether a preset's model is a composition, whose steps can be computed again."""
+    plan = runs.plan(topic, preset)
+    with torch.device("meta"):
+        model = runs.build(plan.description(), data.summary(plan.data, **plan.data_options), 0)
+    return any(isinstance(module, Compose) for module in model.modules())
 
 
 # Options
