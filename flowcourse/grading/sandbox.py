@@ -273,16 +273,15 @@ class Sandbox:
         """
         from flowcourse.catalog import TOPICS
 
-        topics = {topic.module for topic in TOPICS if topic.name not in self.usable}
+        hidden = [topic for topic in TOPICS if topic.name not in self.usable]
         found = []
         for folder, _, names in os.walk(PACKAGE, followlinks=True):
             for name in sorted(names):
                 relative = (Path(folder) / name).relative_to(PACKAGE)
                 module = ".".join(("flowcourse", *relative.with_suffix("").parts))
                 part = relative.parts[0]
-                # A long topic goes on in files of its name and an underscore.
-                answers = any(module == topic or module.startswith(f"{topic}_") for topic in topics)
-                answers = answers or (part == "checks" and name not in CHECKS_FILES)
+                answers = any(topic.owns(module) for topic in hidden)
+                answers |= part == "checks" and name not in CHECKS_FILES
                 foreign = part == "grading" and name not in OWN_FILES
                 if relative.suffix == ".py" and not foreign and (self.everything or not answers):
                     found.append(relative.as_posix())
