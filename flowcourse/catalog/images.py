@@ -24,20 +24,35 @@ def _dequantization(m: ModuleType) -> dict[str, tuple[Bijector, Tensor]]:
     }
 
 
-# Chosen on digits by training on the first 1,200 images and validating on the next 300.
+# The model and the training of RealNVP's `laptop`, which is the same model with uniform noise: they
+# were chosen on digits by training on the first 1,200 images and validating on the next 300.
 _DEQUANTIZATION = dict(
     scales=2,
     couplings=4,
     final_couplings=4,
     hidden=32,
     blocks=1,
-    dropout=0.5,
     batch_norm=False,
     normalize_weights=False,
 )
 _DEQUANTIZATION_TRAINING = dict(
     steps=1500, batch_size=128, learning_rate=1e-3, weight_decay=0.1, warmup_steps=100
 )
+
+
+def _noise_on_digits(**model) -> Preset:
+    options = _DEQUANTIZATION | dict(dropout=0.5) | model
+    return Preset(data="digits", model=options, training=dict(_DEQUANTIZATION_TRAINING))
+
+
+def _noise_on_photos(bits: int, dequantizer: str) -> Preset:
+    return Preset(
+        data="photo_patches",
+        data_options=dict(size=8, bits=bits),
+        model=_DEQUANTIZATION | dict(couplings=3, dropout=0.1, dequantizer=dequantizer),
+        training=_DEQUANTIZATION_TRAINING | dict(steps=800, weight_decay=0.01),
+    )
+
 
 DEQUANTIZATION = Topic(
     name="dequantization",
@@ -47,10 +62,34 @@ DEQUANTIZATION = Topic(
     paper="ho2019flowpp",
     small=_dequantization,
     presets={
-        "laptop": Preset(
-            data="digits",
-            model=_DEQUANTIZATION | dict(dequantizer="variational"),
-            training=dict(_DEQUANTIZATION_TRAINING),
+        "laptop": _noise_on_digits(),
+        "centred": _noise_on_digits(preprocessing="centred"),
+        "photos_5_bits": _noise_on_photos(5, "variational"),
+        "photos_5_bits_uniform": _noise_on_photos(5, "uniform"),
+        "photos_8_bits": _noise_on_photos(8, "variational"),
+        "photos_8_bits_uniform": _noise_on_photos(8, "uniform"),
+        # RealNVP's model for CIFAR-10 behind noise of the size of Flow++'s (Ho et al., 2019: four
+        # couplings, two blocks, 96 channels), trained as the program released with that paper.
+        "paper": Preset(
+            data="cifar10",
+            model=dict(
+                scales=2,
+                hidden=64,
+                growth=1,
+                blocks=8,
+                noise_couplings=4,
+                noise_hidden=96,
+                noise_blocks=2,
+            ),
+            training=dict(
+                steps=500_000,
+                batch_size=64,
+                learning_rate=3e-4,
+                warmup_steps=2_000,
+                clip_norm=1.0,
+                ema=0.999,
+                validation=5_000,
+            ),
         ),
     },
 )
@@ -91,10 +130,11 @@ def _glow(m: ModuleType) -> dict[str, Instance]:
     }
 
 
-# Chosen on digits by training on the first 1,200 images and validating on the next 300.
-_GLOW = dict(scales=2, steps=8, hidden=48, dropout=0.2)
+# Size, dropout and preprocessing were chosen on digits by training on the first 1,200 images and
+# validating on the next 300.
+_GLOW = dict(scales=2, steps=8, hidden=64, dropout=0.5, preprocessing="logit")
 _GLOW_TRAINING = dict(
-    steps=1500, batch_size=128, learning_rate=2e-3, weight_decay=0.1, warmup_steps=100
+    steps=1500, batch_size=128, learning_rate=3e-3, weight_decay=0.1, warmup_steps=100
 )
 
 
@@ -127,13 +167,15 @@ GLOW = Topic(
     small=_glow,
     presets={
         "laptop": Preset("digits", _GLOW, _GLOW_TRAINING),
+        # The program's preprocessing.
+        "centred": Preset("digits", _GLOW | dict(preprocessing="centred"), _GLOW_TRAINING),
         "additive": Preset("digits", _GLOW | dict(coupling="additive"), _GLOW_TRAINING),
         "shuffle": Preset("digits", _GLOW | dict(permutation="shuffle"), _GLOW_TRAINING),
         "classes": Preset("digits", _GLOW | dict(classes=10), _GLOW_TRAINING),
         "photos": Preset(
             "photo_patches",
             dict(scales=3, steps=4, hidden=48),
-            _GLOW_TRAINING | dict(steps=500, batch_size=32),
+            dict(steps=600, batch_size=32, learning_rate=2e-3, weight_decay=0.01, warmup_steps=100),
             dict(size=32),
         ),
         "paper-cifar10": _glow_paper("cifar10", 3, 32, updates=200_000, batch_size=512),
