@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowcourse.bijector import Bijector
-from flowcourse.catalog.table import Instance, Preset, Topic, perturbed
+from flowcourse.catalog.table import Instance, Preset, Topic, perturbed, uniform
 
 __all__ = ["TOPICS"]
 
@@ -185,5 +185,130 @@ GLOW = Topic(
 )
 
 
+# flowpp
+
+
+def _layout(text: str) -> list[str]:
+    """Words for letters, as in "cccc s hh ccc"."""
+    names = dict(c="checkerboard", s="squeeze", h="channels")
+    return [names[letter] for letter in text if letter != " "]
+
+
+def _flowpp(m: ModuleType) -> dict[str, Instance]:
+    small = dict(filters=8, blocks=1, components=3, heads=2)
+    small |= dict(noise_couplings=2, noise_blocks=1, encoder_filters=4, encoder_blocks=1)
+
+    def images(shape: tuple[int, int, int], layout: str = "cc s hh", **options) -> Instance:
+        model = m.build(shape, 17, layout=_layout(layout), **small | options)
+        return perturbed(model), 16 * torch.rand(6, *shape)
+
+    curve = m.MixtureCurve(3)
+    noise = m.build((1, 2, 4), 17, layout=[], **small).dequantizer
+    turned = m.build((1, 4, 4), 17, layout=_layout("cc"), turn=0.5, **small)
+    return {
+        "mixture curve": (curve, torch.randn(6, 2), torch.randn(6, 2 * curve.outputs)),
+        "affine curve": (m.AffineCurve(), torch.randn(6, 1), torch.randn(6, 2)),
+        "checkerboard": (m.Checkerboard(), torch.randn(6, 2, 3, 4)),
+        "noise": (perturbed(noise), uniform(6, 1, 2, 4), torch.randn(6, 4, 2, 2)),
+        "images": images((1, 4, 4)),
+        "images, three colours": images((3, 2, 4), "ccc"),
+        "images, affine": images((1, 4, 4), coupling="affine"),
+        "images, no attention": images((1, 4, 4), attention=False),
+        "images, turned": (perturbed(turned), 16 * torch.rand(6, 1, 4, 4), torch.arange(6)),
+    }
+
+
+# Chosen on digits by training on the first 1,200 images and validating on the next 300.
+_FLOWPP = dict(
+    layout=_layout("cccccc"),
+    filters=32,
+    blocks=2,
+    components=8,
+    dropout=0.2,
+    noise_blocks=1,
+    encoder_filters=24,
+    encoder_blocks=1,
+)
+_FLOWPP_TRAINING = dict(
+    steps=1500,
+    batch_size=64,
+    micro_batches=1,
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    warmup_steps=50,
+    clip_norm=50.0,
+    ema=0.99,
+)
+
+
+def _flowpp_paper(data: str, layout: str, training: dict | None = None, **model) -> Preset:
+    """The programs released with Ho et al. (2019); the defaults are those for CIFAR-10.
+
+    They train without end: the number of updates is a choice made here.
+    """
+    options = dict(
+        steps=400_000,
+        batch_size=64,
+        micro_batches=8,
+        learning_rate=3e-4,
+        schedule="constant",
+        warmup_steps=2000,
+        clip_norm=1.0,
+        ema=0.999,
+    )
+    return Preset(data, dict(layout=_layout(layout)) | model, options | (training or {}))
+
+
+FLOWPP = Topic(
+    name="flowpp",
+    part="coupling",
+    title="Flow++: mixtures, attention, learned noise",
+    summary="Couplings by a mixture's distribution function, with attention and learned noise",
+    paper="ho2019flowpp",
+    small=_flowpp,
+    presets={
+        "laptop": Preset("digits", _FLOWPP, _FLOWPP_TRAINING),
+        "uniform": Preset("digits", _FLOWPP | dict(dequantizer="uniform"), _FLOWPP_TRAINING),
+        "affine": Preset("digits", _FLOWPP | dict(coupling="affine"), _FLOWPP_TRAINING),
+        "no_attention": Preset("digits", _FLOWPP | dict(attention=False), _FLOWPP_TRAINING),
+        "photos": Preset(
+            "photo_patches",
+            _FLOWPP | dict(layout=_layout("cc s hh cc"), dropout=0.0),
+            _FLOWPP_TRAINING | dict(steps=500, batch_size=16),
+            dict(size=32),
+        ),
+        "paper-cifar10": _flowpp_paper("cifar10", "cccc s hh ccc"),
+        # Wider where a part is missing, so that the parameters are about as many.
+        "paper-uniform": _flowpp_paper(
+            "cifar10", "cccc s hh ccc", dequantizer="uniform", filters=104
+        ),
+        "paper-affine": _flowpp_paper("cifar10", "cccc s hh ccc", coupling="affine", filters=108),
+        "paper-no-attention": _flowpp_paper("cifar10", "cccc s hh ccc", attention=False),
+        "paper-imagenet32": _flowpp_paper(
+            "imagenet32",
+            "cccc ccc s hhh ccc",
+            dict(batch_size=32, learning_rate=1e-3, warmup_steps=5000, ema=0.999222),
+            filters=128,
+            blocks=20,
+            dropout=0.0,
+            noise_couplings=8,
+            noise_blocks=8,
+            encoder_blocks=8,
+        ),
+        "paper-imagenet64": _flowpp_paper(
+            "imagenet64",
+            "s cccc s hh cc s hh cc",
+            dict(batch_size=72, learning_rate=4e-4, warmup_steps=10_000),
+            filters=96,
+            blocks=16,
+            components=4,
+            dropout=0.0,
+            noise_blocks=5,
+            encoder_blocks=5,
+        ),
+    },
+)
+
+
 # In teaching order.
-TOPICS: tuple[Topic, ...] = (DEQUANTIZATION, GLOW)
+TOPICS: tuple[Topic, ...] = (DEQUANTIZATION, GLOW, FLOWPP)
