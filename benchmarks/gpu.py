@@ -30,7 +30,7 @@ from flowcourse.training import runs, train
 from flowcourse.training.devices import pick_device
 from flowcourse.training.steps import compile_steps
 
-__all__ = ["PRESETS", "options", "random_data", "step"]
+__all__ = ["PRESETS", "has_steps", "options", "random_data", "step", "steps"]
 
 PRESETS = [(t.name, p) for t in catalog.TOPICS for p in t.presets if p.startswith(GPU_PRESET)]
 
@@ -42,9 +42,7 @@ def random_data(spec: data.Summary, n: int) -> Dataset:
     """Images of noise, and classes, with the shape and levels of a real data set."""
     generator = torch.Generator().manual_seed(0)
     assert spec.levels is not None
-    x = torch.randint(
-        spec.levels, (n, *spec.event_shape), dtype=torch.uint8, generator=generator
-    )
+    x = torch.randint(spec.levels, (n, *spec.event_shape), dtype=torch.uint8, generator=generator)
     labels = torch.arange(n) % 10
     return Dataset("noise", x, x[:2], spec.levels, spec.event_shape, "", "", None, None, labels)
 
@@ -102,16 +100,20 @@ def step(
 def steps(chosen: Iterable[tuple[str, str]] = PRESETS) -> Iterable[dict[str, Any]]:
     """The records of all presets; one that does not fit says so."""
     for topic, preset in chosen:
-        plan = runs.plan(topic, preset)
-        with torch.device("meta"):
-            model = runs.build(plan.description(), data.summary(plan.data), 0)
-        flow = any(isinstance(module, Compose) for module in model.modules())
-        for recompute in (False, True) if flow else (False,):
+        for recompute in (False, True) if has_steps(topic, preset) else (False,):
             try:
                 yield step(topic, preset, recompute)
             except torch.OutOfMemoryError:
-                name = "recomputed" if recompute else "kept"
-                yield _record(f"{topic}, {preset}, {name}", plan.data, out_of_memory=True)
+                plan, how = runs.plan(topic, preset), "recomputed" if recompute else "kept"
+                yield _record(f"{topic}, {preset}, {how}", plan.data, out_of_memory=True)
+
+
+def has_steps(topic: str, preset: str) -> bool:
+    """Whether a preset's model is a composition, whose steps can be computed again."""
+    plan = runs.plan(topic, preset)
+    with torch.device("meta"):
+        model = runs.build(plan.description(), data.summary(plan.data, **plan.data_options), 0)
+    return any(isinstance(module, Compose) for module in model.modules())
 
 
 # Options
@@ -223,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of gpu.json")
     args = parser.parse_args(argv)
     pick_device("cuda")
-    parts = {"steps": steps, "options": options}
+    parts: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {"steps": steps, "options": options}
     for name in [args.what] if args.what else parts:
         for record in parts[name]():
             write_records("gpu", [record], args.out)

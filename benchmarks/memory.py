@@ -103,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     for steps in args.steps:
         for recompute in (False, True):
-            record = measure(
-                args.device, steps, recompute, args.batch, args.precision, args.width
-            )
+            record = measure(args.device, steps, recompute, args.batch, args.precision, args.width)
             write_records("memory", [record], args.out)
             seconds = record["seconds_per_pass"]
             print(

@@ -1,10 +1,11 @@
 """Downsampled ImageNet, from files that you download yourself, read from disk as it is needed.
 
 64x64 pixels of 1.3 million photos are 16 GB. They are written once, as an array in a file, and from
-then on mapped into memory: an example is read when it is indexed, and processes on one machine share
-what has been read.
+then on mapped into memory: an example is read when it is indexed, and processes on one machine
+share what has been read.
 """
 
+import codecs
 import math
 import os
 import pickle
@@ -29,13 +30,13 @@ FILES = {"train": [f"train_data_batch_{k}" for k in range(1, 11)], "test": ["val
 CLASSES = 1000
 # What a pickle of a dict of arrays calls. Anything else in a pickle is refused, not run.
 HARMLESS = {
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
-    ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
+    **dict.fromkeys(
+        [("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")],
+        np.empty(0).__reduce__()[0],
+    ),
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),
+    ("_codecs", "encode"): codecs.encode,
 }
 
 

@@ -65,9 +65,8 @@ def dry_run(plan: Plan) -> str:
             f"{size}, {parts} on each device" + (", one after the other" if parts > 1 else ""),
             f"  length    {config.steps:,} updates, {epochs:,.1f} passes over the data",
             f"  rate      {schedule(config)}",
-            f"  weights   AdamW, decay {config.weight_decay:g}; averaged with decay {config.ema:g}; "
-            + ("no limit on gradients" if config.clip_norm is None else "")
-            + (f"gradients clipped to norm {config.clip_norm:g}" if config.clip_norm else ""),
+            f"  weights   AdamW, decay {config.weight_decay:g}, gradients clipped to norm "
+            f"{config.clip_norm or math.inf:g}; averaged with decay {config.ema:g}",
             "",
             "Data",
             f"  {plan.data}: {spec.examples:,} training examples of shape {spec.event_shape}, "

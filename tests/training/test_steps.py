@@ -87,7 +87,8 @@ def test_every_step_runs_twice_and_no_step_more_often(x):
     flow = Compose(steps[0], Inverse(Compose(steps[3])), inner)
     recompute_steps(flow, True)
     flow(torch.rand(2, 2, 1, 1))[0].sum().backward()
-    assert [s.calls for s in steps] == [[d] * 2 for d in ("forward", "forward", "inverse", "inverse")]
+    ways = ["forward", "forward", "inverse", "inverse"]
+    assert [s.calls for s in steps] == [[way] * 2 for way in ways]
     with torch.no_grad():
         flow(torch.rand(2, 2, 1, 1))
     assert [len(s.calls) for s in steps] == [3] * 4
