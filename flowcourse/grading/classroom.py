@@ -22,7 +22,7 @@ from tqdm import tqdm
 import flowcourse
 from flowcourse.grading import preprocessors
 from flowcourse.grading.course import NbgraderError, nbgrader_api, succeed
-from flowcourse.grading.judge import Cell, Judge, Verdict
+from flowcourse.grading.judge import SEED_BITS, Cell, Judge, Verdict
 from flowcourse.grading.namespaces import Limits
 from flowcourse.grading.preprocessors import KnownCell, known_cells, plan, preload, restore
 from flowcourse.grading.register import Entry, Register
@@ -49,7 +49,7 @@ class Options:
         everything: for the course's own sample class, see there.
     """
 
-    seed: int = field(default_factory=lambda: secrets.randbelow(2**31))
+    seed: int = field(default_factory=lambda: secrets.randbits(SEED_BITS))
     limits: Limits | None = None
     unsafe: bool = False
     everything: bool = False

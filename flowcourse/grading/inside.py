@@ -347,8 +347,10 @@ def _too_much(limits: Limits) -> str:
     if threads > limits.processes:
         return "processes"
     # What is resident counts memory that processes share several times over, but is quick to ask.
+    # What has been swapped out, and the tables of pages, are memory too.
+    others = sum(_number(f"/proc/{pid}/status", f) for pid in pids for f in ("VmSwap:", "VmPTE:"))
     for file, field in (("status", "VmRSS:"), ("smaps_rollup", "Pss:")):
-        memory = sum(_number(f"/proc/{pid}/{file}", field) for pid in pids)
+        memory = others + sum(_number(f"/proc/{pid}/{file}", field) for pid in pids)
         if memory * 1024 <= limits.memory:
             return ""
     return "memory"

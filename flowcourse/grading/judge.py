@@ -8,6 +8,7 @@ cell costs its own points and no more.
 
 import base64
 import binascii
+import hashlib
 import importlib
 import secrets
 import time
@@ -22,8 +23,9 @@ from flowcourse.grading.evidence import read_text
 from flowcourse.grading.namespaces import Limits
 from flowcourse.grading.sandbox import CellResult, Died, Sandbox, Submission
 
-__all__ = ["Cell", "Judge", "Judged", "Verdict"]
+__all__ = ["SEED_BITS", "Cell", "Judge", "Judged", "Verdict"]
 
+SEED_BITS = 62  # too many to try all, from what an answer sees
 PNG = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 100_000  # characters of one output
 MOST_OUTPUTS = 200  # of one cell
@@ -85,7 +87,7 @@ class Judge:
         unsafe: bool = False,
         everything: bool = False,
     ):
-        self.seed = secrets.randbelow(2**31) if seed is None else seed
+        self.seed = secrets.randbits(SEED_BITS) if seed is None else seed
         usable = importlib.import_module(f"flowcourse.checks.{topic}").MAY_USE
         self.sandbox = Sandbox(usable, preload, limits, unsafe, everything)
         self._keys: dict[str, Key] = {}
@@ -112,12 +114,22 @@ class Judge:
         assert cell.exercise is not None and cell.answer is not None
         exercise = get(cell.exercise)
         if cell.exercise not in self._keys:
-            self._keys[cell.exercise] = Key(exercise, self.seed)
+            self._keys[cell.exercise] = Key(exercise, *self._seeds(cell.exercise))
         key = self._keys[cell.exercise]
         evidence = runner.gather(exercise, cell.answer, key)
         if evidence is None:
             return exercise.unanswered
-        return key.grade(exercise.settle(evidence, key.inputs))
+        return key.grade(key.settle(evidence))
+
+    def _seeds(self, exercise: str) -> tuple[int, int]:
+        """The seeds of an exercise's inputs, and of the noise in its probe.
+
+        An answer sees the second, and its own inputs. Neither tells it the inputs that only
+        `measure` is to see, nor those of another exercise, as one seed for all would.
+        """
+        digest = hashlib.sha256(f"{self.seed} {exercise}".encode()).digest()
+        first, second = (int.from_bytes(digest[i : i + 8], "big") >> 2 for i in (0, 8))
+        return first, second
 
 
 class _Runner:
@@ -153,7 +165,7 @@ class _Runner:
     def gather(self, exercise: Any, answer: str, key: Key) -> Any:
         """Probe an answer; what ended its process stands in the place of the arrays."""
         try:
-            return self._live().gather(exercise, answer, key.inputs, key.seed)
+            return self._live().gather(exercise, answer, key.inputs, key.noise)
         except Died as reason:
             self._report(reason)
             return Failure("Stopped", str(reason))

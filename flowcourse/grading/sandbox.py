@@ -46,7 +46,7 @@ CHECKS_FILES = (
     "__init__.py", "compare.py", "engine.py", "evidence.py", "fitted.py", "held_out.py",
 )  # fmt: skip
 # Of this package, what the program inside needs.
-OWN_FILES = ("__init__.py", "wire.py", "namespaces.py", "inside.py")
+OWN_FILES = ("__init__.py", "wire.py", "namespaces.py", "seccomp.py", "inside.py")
 
 UNSAFE = (
     "UNSAFE: submissions run without a sandbox, as you. Their code can read and change your files, "
@@ -261,6 +261,9 @@ class Sandbox:
         arguments += ["--proc", "/proc", "--dev", "/dev"]
         for folder in ("/tmp", "/dev/shm"):
             arguments += ["--perms", "1777", "--tmpfs", folder]
+        # An ordinary user could write there, and what is left would outlive a submission. And pages
+        # of /dev/zero that are mapped and let go stay, and are no process's.
+        arguments += ["--dev-bind", "/dev/null", "/dev/zero", "--remount-ro", "/dev"]
         arguments += ["--perms", "0777", "--dir", "/tmp/matplotlib"]
         for fonts in _font_lists():
             arguments += ["--ro-bind", str(fonts), f"/tmp/matplotlib/{fonts.name}"]
