@@ -33,6 +33,7 @@ SEED_BITS = 62  # too many to try all, from what an answer sees
 PNG = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 100_000  # characters of one output
 MOST_OUTPUTS = 200  # of one cell
+MOST_PIXELS = 25_000_000  # of one picture
 
 
 @dataclass(frozen=True)
@@ -204,12 +205,14 @@ class _Runner:
         """Run a cell; what ended its process is reported as its error."""
         try:
             result = self._live().run(source)
-            self._done.append(source)
-            return result
         except Died as reason:
             self._report(reason)
-            error = {"output_type": "error", "ename": "Stopped", "evalue": str(reason)}
-            return CellResult([error | {"traceback": [f"Stopped: {reason}."]}], failed=True)
+            return CellResult([_stopped(str(reason))])
+        if result.stopped is None:
+            self._done.append(source)
+            return result
+        self.troubles.append(f"cell {self.number}: {result.stopped}")
+        return CellResult([*result.outputs[: MOST_OUTPUTS - 1], _stopped(result.stopped)])
 
     def gather(self, exercise: Any, answer: str, key: Key) -> Any:
         """Probe an answer; what ended its process stands in the place of the arrays."""
@@ -245,6 +248,15 @@ class _Runner:
                 self._submission = submission
 
 
+def _stopped(reason: str) -> dict[str, Any]:
+    return {
+        "output_type": "error",
+        "ename": "Stopped",
+        "evalue": reason,
+        "traceback": [f"Stopped: {reason}."],
+    }
+
+
 def clean(outputs: Sequence[Any]) -> list[dict[str, Any]]:
     """Outputs made anew from what came out of a sandbox: text and pictures, nothing that runs."""
     kept: list[dict[str, Any]] = []
@@ -273,7 +285,10 @@ def _text(text: str) -> str:
 
 
 def _is_png(value: str) -> bool:
+    """Whether it is a picture that a browser can show: a small file may state a huge size."""
     try:
-        return base64.b64decode(value, validate=True).startswith(PNG)
+        content = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         return False
+    width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
+    return content.startswith(PNG) and 0 < width * height <= MOST_PIXELS

@@ -34,6 +34,7 @@ from flowcourse.checks.evidence import Failure, Values
 from flowcourse.grading import wire
 from flowcourse.grading.cgroups import grouped
 from flowcourse.grading.evidence import PACKAGE_INSIDE, read_array, read_text
+from flowcourse.grading.inside import FILES_TOGETHER
 from flowcourse.grading.namespaces import Limits
 
 __all__ = ["CellResult", "Died", "NoSandbox", "Sandbox", "Submission", "UNSAFE"]
@@ -41,6 +42,7 @@ __all__ += ["in_sight", "what_is_missing"]
 
 PACKAGE = Path(flowcourse.__file__).parent
 START_SECONDS = 300  # to import everything, on a slow and busy machine
+MOST_VALUES = 1000  # of one check
 GRACE_SECONDS = 3  # between an interrupt and the end
 # Of the checks, what knows no answer.
 CHECKS_FILES = (
@@ -71,10 +73,15 @@ class Died(RuntimeError):
 
 @dataclass(frozen=True)
 class CellResult:
-    """What a cell gave: outputs as in a notebook, not to be believed, and whether it failed."""
+    """What a cell gave.
+
+    Attributes:
+        outputs: as in a notebook, not to be believed.
+        stopped: why it was interrupted, if it was.
+    """
 
     outputs: list[dict[str, Any]]
-    failed: bool
+    stopped: str | None = None
 
 
 def what_is_missing() -> str | None:
@@ -326,6 +333,7 @@ class Submission:
         self._channel = channel
         self._deadline = deadline or time.monotonic() + self.limits.seconds
         self._ended: str | None = None
+        self._stopped: str | None = None  # why the last request was interrupted
 
     def __enter__(self) -> "Submission":
         return self
@@ -344,7 +352,7 @@ class Submission:
         """Run one cell."""
         header, _ = self.ask({"request": "cell", "source": source})
         outputs = header.get("outputs")
-        return CellResult(outputs if isinstance(outputs, list) else [], bool(header.get("failed")))
+        return CellResult(outputs if isinstance(outputs, list) else [], self._stopped)
 
     def gather(
         self, exercise: Exercise, answer: str, inputs: Mapping[str, Any], seed: int
@@ -353,19 +361,23 @@ class Submission:
         payload = pack(exercise, inputs)
         request = {"request": "check", "answer": answer, "seed": seed}
         header, blobs = self.ask(request, [payload])
+        if self._stopped is not None:
+            return Failure("Stopped", self._stopped)
         return read_values(header, blobs)
 
     def ask(self, header: dict[str, Any], blobs: Iterable[bytes] = ()) -> wire.Message:
         """Send a request and wait for the reply; what takes too long is stopped."""
-        deadline = min(time.monotonic() + self.limits.cell_seconds, self._deadline)
+        now = time.monotonic()
+        deadline = min(now + self.limits.cell_seconds, self._deadline)
+        self._stopped = None
         try:
             wire.send(self._channel, header, list(blobs), deadline)
             try:
                 return self._reply(deadline)
             except TimeoutError:
                 self.sandbox.end(b"i")
-                header, blobs = self._reply(time.monotonic() + GRACE_SECONDS)
-                return header | {"stopped": True}, list(blobs)
+                self._stopped = f"it ran longer than {time.monotonic() - now:.3g} s"
+                return self._reply(time.monotonic() + GRACE_SECONDS)
         except TimeoutError:
             self.sandbox.end(b"k")
             late = time.monotonic() >= self._deadline
@@ -405,6 +417,8 @@ def read_values(header: dict[str, Any], blobs: list[bytes]) -> Values | Failure 
     names, failures = header.get("names"), header.get("failures")
     if not isinstance(names, list) or not isinstance(failures, dict):
         return Failure("RuntimeError", "the check brought nothing back")
+    if len(names) + len(failures) > MOST_VALUES:
+        return Failure("RuntimeError", f"the check brought more than {MOST_VALUES} values back")
     found: Values = {str(name): _failure(failure) for name, failure in failures.items()}
     found |= {str(name): read_array(blob) for name, blob in zip(names, blobs, strict=False)}
     return found
@@ -424,6 +438,7 @@ def _explain(reason: str, limits: Limits) -> str:
         "deadline": f"the submission took longer than {limits.seconds:g} s",
         "memory": f"it used more than {gib:g} GiB of memory",
         "processes": f"it ran more than {limits.processes} processes or threads",
+        "files": f"its processes had more than {FILES_TOGETHER * limits.files} files open",
         "lost": "the sandbox around it ended as well, probably for want of memory",
         "exit -9": "its process was killed (too much processor time or memory)",
         "exit -24": f"it used more than {limits.cpu_seconds} s of processor time",

@@ -54,10 +54,11 @@ FORBIDDEN = {
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
 }
-SOCKET, CLONE, MMAP = (41, 198), (56, 220), (9, 222)
+SOCKET, SETSOCKOPT, CLONE, MMAP = (41, 198), (54, 208), (56, 220), (9, 222)
 FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)  # in a network of their own
 NAMESPACES = 0x7E020000  # CLONE_NEW*
 SHARED, ANONYMOUS = 0x01, 0x20  # MAP_*
+BUFFERS = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, and the same beyond their limit
 X32 = 0x40000000  # set in the numbers of another set of calls, on x86_64
 
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
@@ -102,6 +103,12 @@ def program(machine: str) -> list[tuple[int, int, int, int]]:
     made += _if_call(SOCKET[column], 0, [
         *[(EQUAL, len(FAMILIES) - i, 0, family) for i, family in enumerate(FAMILIES)],
         _answer(errno.EAFNOSUPPORT),
+    ])  # fmt: skip
+    # Megabytes for each socket, and no process's.
+    made += _if_call(SETSOCKOPT[column], 2, [
+        *[(EQUAL, len(BUFFERS) - 1 - i, 0, option) for i, option in enumerate(BUFFERS[:-1])],
+        (EQUAL, 0, 1, BUFFERS[-1]),
+        _answer(errno.EPERM),
     ])  # fmt: skip
     made += _if_call(CLONE[column], 0, [(ANY_BIT, 0, 1, NAMESPACES), _answer(errno.EPERM)])
     # Pages that were written and are no longer mapped stay, and are no process's.
