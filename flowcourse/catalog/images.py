@@ -275,7 +275,7 @@ def _flowpp(m: ModuleType) -> dict[str, Instance]:
 
 # Chosen on digits by training on the first 1,200 images and validating on the next 300.
 _FLOWPP = dict(
-    layout=_layout("cccccc"),
+    layout=_layout("cccc s hh cc"),
     filters=32,
     blocks=2,
     components=8,
@@ -283,12 +283,13 @@ _FLOWPP = dict(
     noise_blocks=1,
     encoder_filters=24,
     encoder_blocks=1,
+    turn=0.5,
 )
 _FLOWPP_TRAINING = dict(
-    steps=1500,
+    steps=1600,
     batch_size=64,
     micro_batches=1,
-    learning_rate=2e-3,
+    learning_rate=3e-3,
     weight_decay=0.05,
     warmup_steps=50,
     clip_norm=50.0,
@@ -328,7 +329,7 @@ FLOWPP = Topic(
         "no_attention": Preset("digits", _FLOWPP | dict(attention=False), _FLOWPP_TRAINING),
         "photos": Preset(
             "photo_patches",
-            _FLOWPP | dict(layout=_layout("cc s hh cc"), dropout=0.0),
+            _FLOWPP | dict(layout=_layout("cc s hh cc"), dropout=0.0, turn=0.0),
             _FLOWPP_TRAINING | dict(steps=500, batch_size=16),
             dict(size=32),
         ),
