@@ -76,6 +76,10 @@ class Topic:
         """Dotted name of the reference implementation."""
         return f"flowcourse.{self.part}.{self.name}"
 
+    def owns(self, module: str) -> bool:
+        """Whether a module is part of this topic: its own, or `coupling.glow_step` of `glow`."""
+        return module == self.module or module.startswith(f"{self.module}_")
+
     @property
     def chapter(self) -> str:
         """Path of the chapter's source."""

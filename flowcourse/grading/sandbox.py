@@ -273,14 +273,15 @@ class Sandbox:
         """
         from flowcourse.catalog import TOPICS
 
-        topics = {topic.module for topic in TOPICS if topic.name not in self.usable}
+        hidden = [topic for topic in TOPICS if topic.name not in self.usable]
         found = []
         for folder, _, names in os.walk(PACKAGE, followlinks=True):
             for name in sorted(names):
                 relative = (Path(folder) / name).relative_to(PACKAGE)
                 module = ".".join(("flowcourse", *relative.with_suffix("").parts))
                 part = relative.parts[0]
-                answers = module in topics or (part == "checks" and name not in CHECKS_FILES)
+                answers = any(topic.owns(module) for topic in hidden)
+                answers |= part == "checks" and name not in CHECKS_FILES
                 foreign = part == "grading" and name not in OWN_FILES
                 if relative.suffix == ".py" and not foreign and (self.everything or not answers):
                     found.append(relative.as_posix())

@@ -13,7 +13,7 @@ from flowcourse.grading.cast import cast
 from flowcourse.grading.judge import Judge
 from flowcourse.grading.preprocessors import plan
 from flowcourse.grading.release import load, release
-from flowcourse.grading.sandbox import pack, what_is_missing
+from flowcourse.grading.sandbox import Sandbox, pack, what_is_missing
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,4 +72,13 @@ def test_what_travels_into_the_sandbox_holds_no_answer(topic):
             assert home not in homes, f"{exercise.name} carries {home}"
         modules = {module for module, _ in homes}
         modules |= {value.__name__ for value in seen.values() if inspect.ismodule(value)}
-        assert topic.module not in modules, f"{exercise.name} carries {topic.module}"
+        owned = {module for module in modules if topic.owns(module)}
+        assert not owned, f"{exercise.name} carries {owned}"
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_a_topic_is_hidden_with_all_its_modules(topic):
+    sandbox = Sandbox(other.name for other in TOPICS if other is not topic)
+    modules = ["flowcourse." + path[:-3].replace("/", ".") for path in sandbox._package_files()]
+    assert not [module for module in modules if topic.owns(module)]
+    assert "flowcourse.bijector" in modules and not topic.owns("flowcourse.bijector")
