@@ -258,7 +258,11 @@ CGLOW = Topic(
                 form="direct",
             ),
             training=dict(
-                steps=100_000, batch_size=64, learning_rate=2e-4, schedule="constant", validation=100
+                steps=100_000,
+                batch_size=64,
+                learning_rate=2e-4,
+                schedule="constant",
+                validation=700,
             ),
         ),
     },

@@ -11,7 +11,6 @@ from torch import nn
 from flowcourse import cli
 from flowcourse.bijector import Compose
 from flowcourse.catalog import perturbed
-from flowcourse.checks import cglow as checks
 from flowcourse.coupling.cglow import (
     ConditionalActNorm,
     ConditionalConv1x1,
