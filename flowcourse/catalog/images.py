@@ -223,19 +223,48 @@ def _cglow(m: ModuleType) -> dict[str, Instance]:
     }
 
 # Chosen on digits by training on the first 1,200 images and validating on the next 300.
+_CGLOW = dict(scales=2, steps=4, hidden=32, dropout=0.3)
 _CGLOW_TRAINING = dict(
-    steps=1500, batch_size=128, learning_rate=1e-3, weight_decay=0.1, warmup_steps=100
+    steps=1500,
+    batch_size=128,
+    micro_batches=1,
+    learning_rate=1e-3,
+    weight_decay=0.1,
+    warmup_steps=100,
 )
 
 CGLOW = Topic(
     name="cglow",
     part="coupling",
-    title="Conditional Glow: the picture generates the layers",
+    title="Conditional Glow: a picture generates the layers",
     summary="Flows for p(y | x): actnorm, 1x1 convolution and coupling depend on a picture",
     paper="lu2020structured",
     small=_cglow,
     presets={
-        "laptop": Preset("digit_halves", dict(), _CGLOW_TRAINING),
+        "laptop": Preset("digit_halves", _CGLOW, _CGLOW_TRAINING),
+        "unconditional": Preset("digit_halves", _CGLOW | dict(generate=()), _CGLOW_TRAINING),
+        "denoise": Preset("noisy_digits", _CGLOW, _CGLOW_TRAINING),
+        # The sizes, the rate and the clipping of the program released by Lu & Huang (2020), on
+        # other data: the paper's own pairs are not among the data here. Batch and number of
+        # updates are choices made here.
+        "paper": Preset(
+            data="noisy_patches",
+            model=dict(
+                scales=3,
+                steps=8,
+                hidden=256,
+                condition_channels=128,
+                condition_hidden=64,
+                form="direct",
+            ),
+            training=dict(
+                steps=100_000,
+                batch_size=64,
+                learning_rate=2e-4,
+                schedule="constant",
+                validation=700,
+            ),
+        ),
     },
 )
 

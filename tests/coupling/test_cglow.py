@@ -200,7 +200,7 @@ def test_every_condition_has_a_density_of_mass_one():
         ),
         StandardNormal(2, 1, 1),
     ).double()
-    axis = torch.linspace(-25, 25, 701, dtype=torch.float64)
+    axis = torch.linspace(-20, 20, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)[:, :, None, None]
     masses, peaks = [], []
     for condition in torch.tensor([[0.0, 0.0], [2.0, -1.0], [-1.0, 3.0]]).double():
@@ -215,33 +215,34 @@ def test_every_condition_has_a_density_of_mass_one():
 STATES = torch.cartesian_prod(*[torch.arange(2)] * 4).reshape(16, 1, 2, 2)
 
 
-def tiny(condition: torch.Tensor, draws: int = 4000) -> tuple[DequantizedFlow, torch.Tensor]:
+def tiny(condition: float, draws: int = 2000) -> tuple[DequantizedFlow, torch.Tensor]:
     """A model of four binary pixels, and the probability of each of their 16 states."""
     model = small((1, 2, 2), 2, scales=1, condition_shape=(1, 1, 1)).eval()
-    perturbed(model, 0.5)
+    perturbed(model, 0.3)
+    corner = STATES.repeat(draws, 1, 1, 1)
+    given = torch.full((len(corner), 1, 1, 1), condition)
     with torch.no_grad():
-        given = condition.expand(16, 1, 1, 1)
-        return model, model.log_prob(STATES, draws, given).exp().double()
+        density = model.flow.log_prob(corner + torch.rand(corner.shape), given).double().exp()
+    # The mass of a unit cube is the mean density at uniform points of it.
+    return model, density.reshape(draws, 16).mean(dim=0)
 
 
 def test_probabilities_of_all_images_add_up_to_one_under_every_condition():
     for value in (-2.0, 3.0):
-        _, p = tiny(torch.tensor(value))
-        # The bound is nearly tight with so many draws.
-        assert p.sum().item() == pytest.approx(1, abs=0.03)
+        _, p = tiny(value)
+        assert p.sum().item() == pytest.approx(1, abs=0.05)
 
 
 def test_samples_have_the_probabilities_of_their_own_condition():
-    n, values = 4000, (-2.0, 3.0)
+    n, values, probabilities = 2000, (-2.0, 3.0), []
     conditions = torch.tensor(values).repeat(n)[:, None, None, None]
-    probabilities = []
     for i, value in enumerate(values):
-        model, p = tiny(torch.tensor(value))
+        model, p = tiny(value)
         x = model.sample(2 * n, context=conditions)[i::2].flatten(1)
         state = (x * torch.tensor([8, 4, 2, 1])).sum(dim=1)
         found = torch.bincount(state, minlength=16) / n
         probabilities.append(p)
-        assert (found - p).abs().max() < 5 * (0.25 / n) ** 0.5 + 0.02
+        assert (found - p).abs().max() < 5 * (0.25 / n) ** 0.5
     assert (probabilities[0] - probabilities[1]).abs().max() > 0.1
 
 
@@ -268,7 +269,7 @@ def test_training_reaches_the_known_conditional_entropy():
     y = torch.sin(2 * x) + deviation * torch.randn(x.shape)
     pairs = Dataset("pairs", y, y[:2], None, (1, 2, 2), train_conditions=x, test_conditions=x[:2])
     model = build(pairs.event_shape, None, **SMALL | dict(scales=1, hidden=16, steps=1))
-    config = TrainingConfig(steps=400, batch_size=256, learning_rate=1e-2, accelerator="cpu", ema=0)
+    config = TrainingConfig(steps=200, batch_size=256, learning_rate=1e-2, accelerator="cpu", ema=0)
     found = [row["nats"] for row in train(model, pairs, config, verbose=False).history[-10:]]
     entropy = 4 * (0.5 * math.log(2 * math.pi * math.e) + math.log(0.1 * 0.5) / 2)
     assert entropy - 0.2 < np.mean(found) < entropy + 0.4
