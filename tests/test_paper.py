@@ -13,6 +13,7 @@ TRAINABLE = [topic for topic in catalog.TOPICS if topic.presets]
 TINY = {
     "nice": {"model.hidden": 8, "model.depth": 1},
     "realnvp": {"model.hidden": 4, "model.blocks": 1},
+    "glow": {"model.hidden": 4, "model.steps": 1},
 }
 
 

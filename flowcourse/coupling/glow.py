@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowcourse.bijector import Bijector, Compose, Inverse, sum_event
-from flowcourse.coupling.dequantization import VariationalDequantizer, noise_flow
+from flowcourse.coupling.dequantization import VariationalDequantizer, noise_flow, preprocess
 from flowcourse.coupling.glow_step import (
     ActNorm,
     GlowCoupling,
@@ -32,7 +32,6 @@ from flowcourse.coupling.glow_step import (
 )
 from flowcourse.coupling.realnvp import FactorOut, Squeeze
 from flowcourse.flow import Flow, StandardNormal
-from flowcourse.foundations.change_of_variables import Affine
 from flowcourse.foundations.likelihood import DequantizedFlow
 from flowcourse.nets import MLP
 
@@ -202,6 +201,7 @@ def build(
     dropout: float = 0.0,
     learned_prior: bool = True,
     classes: int | None = None,
+    preprocessing: Literal["centred", "logit"] = "centred",
     dequantizer: Literal["uniform", "variational"] = "uniform",
     noise_couplings: int = 4,
     noise_hidden: int = 16,
@@ -222,12 +222,14 @@ def build(
         learned_prior: learn the priors of the halves that leave, and of the last scale's channels.
         classes: number of classes, if the prior of the last scale is that of an example's class;
             the labels are the model's context.
+        preprocessing: of discrete data: `centred` as in the code, or RealNVP's `logit`, see
+            `flowcourse.coupling.dequantization.preprocess`.
         dequantizer: of discrete data: `uniform` noise, as in the paper, or `variational` noise
             from a flow that sees the image.
         noise_couplings: couplings of that flow.
         noise_hidden: channels of their networks.
 
-    Source: Kingma & Dhariwal (2018), sections 3 and 5; preprocessing of the code, without a logit.
+    Source: Kingma & Dhariwal (2018), sections 3 and 5; the code.
     """
 
     def step(channels: int, net: nn.Module) -> list[Bijector]:
@@ -251,7 +253,7 @@ def build(
             layers.append(FactorOut(scale(half, remaining - 1)))
         return Compose(*layers, Inverse(Squeeze()))
 
-    layers: list[Bijector] = [] if levels is None else [Affine(shift=-0.5, scale=1 / levels)]
+    layers: list[Bijector] = [] if levels is None else [preprocess(levels, preprocessing)]
     if len(event_shape) == 3:
         layers.append(scale(event_shape[0], scales))
     elif len(event_shape) == 1 and event_shape[0] > 1:

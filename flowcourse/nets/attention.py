@@ -7,6 +7,8 @@ sees the whole image, where convolutions would need as many layers as the image 
 Source: Ho, Chen, Srinivas, Duan & Abbeel (2019), section 3.3, and the program released with it.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -181,7 +183,7 @@ class AttentionNet(nn.Module):
         # Small, and not zero: equal components of a mixture would get equal gradients for ever.
         with torch.no_grad():
             self.tail.weight.mul_(0.1)
-            self.tail.bias.zero_()
+        nn.init.zeros_(cast(Tensor, self.tail.bias))
 
     def forward(
         self,

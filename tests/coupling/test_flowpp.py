@@ -11,7 +11,7 @@ from torch import nn
 
 from flowcourse import catalog
 from flowcourse.catalog import perturbed
-from flowcourse.coupling import flowpp
+from flowcourse.coupling import flowpp_curve
 from flowcourse.coupling.flowpp import (
     AffineCurve,
     Checkerboard,
@@ -157,7 +157,7 @@ def test_a_larger_tolerance_takes_fewer_evaluations(monkeypatch):
     parameters, z = mixture(8, 400), 2 * torch.randn(400, dtype=torch.float64)
     calls = []
     original = mixture_logit
-    monkeypatch.setattr(flowpp, "mixture_logit", lambda *a: calls.append(1) or original(*a))
+    monkeypatch.setattr(flowpp_curve, "mixture_logit", lambda *a: calls.append(1) or original(*a))
     counts = []
     for tolerance in (None, 1e-3):
         calls.clear()
