@@ -197,6 +197,12 @@ def _grade_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run submissions without a sandbox, as you: only for code that you trust",
     )
+    parser.add_argument(
+        "--reproduce",
+        action="store_true",
+        help="judge again what is graded, with the recorded inputs and limits, and compare; "
+        "changes nothing",
+    )
 
 
 def _grade(args: argparse.Namespace) -> int:
@@ -208,13 +214,16 @@ def _grade(args: argparse.Namespace) -> int:
 
     if args.unsafe:
         print(UNSAFE, file=sys.stderr)
+    workers = args.workers or os.cpu_count() or 1
+    if args.reproduce:
+        return _reproduce(args, workers)
     options = Options(unsafe=args.unsafe, **({} if args.seed is None else {"seed": args.seed}))
     entries = grade(
         args.assignment,
         args.course,
         repository(),
         options,
-        workers=args.workers or os.cpu_count() or 1,
+        workers=workers,
         scheduler=args.scheduler,
         only="all" if args.regrade else args.only,
         students=args.student,
@@ -224,6 +233,25 @@ def _grade(args: argparse.Namespace) -> int:
     print(f"In {args.course}: gradebook.db, autograded/, feedback/, grading/ (each exercise).")
     print(f"What the class has understood: flowcourse report {args.assignment}")
     return 0
+
+
+def _reproduce(args: argparse.Namespace, workers: int) -> int:
+    from flowcourse.grading.course import repository
+    from flowcourse.grading.reproduce import reproduce
+
+    found = reproduce(
+        args.assignment,
+        args.course,
+        repository(),
+        workers=workers,
+        scheduler=args.scheduler,
+        students=args.student,
+        unsafe=args.unsafe,
+    )
+    print("\n".join(map(str, found)))
+    equal = sum(one.equal for one in found)
+    print(f"{equal} of {len(found)} grades reproduced exactly; nothing was changed.")
+    return 0 if equal == len(found) else 1
 
 
 # report

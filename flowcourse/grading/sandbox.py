@@ -10,6 +10,7 @@ cannot be had, `Sandbox` refuses; `unsafe=True` runs without them, and says what
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -37,10 +38,10 @@ from flowcourse.grading.inside import FILES_TOGETHER
 from flowcourse.grading.namespaces import Limits
 
 __all__ = ["CellResult", "Died", "NoSandbox", "Sandbox", "Submission", "UNSAFE"]
-__all__ += ["what_is_missing"]
+__all__ += ["in_sight", "what_is_missing"]
 
 PACKAGE = Path(flowcourse.__file__).parent
-START_SECONDS = 120  # to import everything, on a slow machine
+START_SECONDS = 300  # to import everything, on a slow and busy machine
 MOST_VALUES = 1000  # of one check
 GRACE_SECONDS = 3  # between an interrupt and the end
 # Of the checks, what knows no answer.
@@ -119,6 +120,8 @@ class Sandbox:
         self.limits = limits or Limits()
         self.unsafe = unsafe
         self.everything = everything
+        self.walls = "none: --unsafe" if unsafe else bubblewrap()
+        self.kept_by = "nobody yet"  # who keeps the limits of memory and processes, once it runs
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
         self._stack = contextlib.ExitStack()
@@ -129,10 +132,21 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submission(self, files: Mapping[str, bytes] | None = None) -> "Submission":
-        """Start a fresh process with these files in its working folder; a context manager."""
+    def start(self) -> None:
+        """Make it warm, if it is not; where that is not done before, the first submission waits."""
         if self._process is None or self._process.poll() is not None:
             self._start()
+
+    def submission(
+        self, files: Mapping[str, bytes] | None = None, deadline: float | None = None
+    ) -> "Submission":
+        """Start a fresh process with these files in its working folder; a context manager.
+
+        Args:
+            files: by their path in that folder.
+            deadline: a value of `time.monotonic()`; by default, the limit of seconds from now on.
+        """
+        self.start()
         assert self._control is not None
         here, there = socket.socketpair()
         with there:
@@ -141,8 +155,8 @@ class Sandbox:
             except OSError:  # it ended since we looked: once more, with a new one
                 here.close()
                 self.close()
-                return self.submission(files)
-        submission = Submission(self, here)
+                return self.submission(files, deadline)
+        submission = Submission(self, here, deadline)
         if files:
             names = sorted(files)
             submission.ask({"request": "files", "names": names}, [files[name] for name in names])
@@ -192,9 +206,11 @@ class Sandbox:
             command = program
             environment = self._environment(str(PACKAGE.parent))
             environment |= {"FLOWCOURSE_WORK": str(folder / "work"), "PATH": os.environ["PATH"]}
+            self.kept_by = "limits of each process"
         else:
             group = self._stack.enter_context(grouped(folder.name, self.limits))
             command = [*group, *self._walls(), "--", *program]
+            self.kept_by = "control groups and watchdog" if group else "watchdog"
         with there, open(folder / "log", "w+") as log:
             self._process = subprocess.Popen(
                 command,
@@ -209,7 +225,13 @@ class Sandbox:
             there.close()
             try:
                 wire.receive(here, 0, time.monotonic() + START_SECONDS)
-            except (wire.Closed, wire.Broken, TimeoutError) as error:
+            except TimeoutError as error:
+                self.close()
+                raise NoSandbox(
+                    f"The sandbox did not start within {START_SECONDS} s. Is the machine very "
+                    "busy? The same command goes on; with fewer workers it may go faster."
+                ) from error
+            except (wire.Closed, wire.Broken) as error:
                 log.seek(0)
                 said = log.read().strip() or str(error)
                 self.close()
@@ -227,6 +249,7 @@ class Sandbox:
             "OMP_NUM_THREADS": "1",
             "PATH": "/usr/bin:/bin",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",  # a set of words has the same order each time
             "PYTHONPATH": package,
         }
 
@@ -265,6 +288,9 @@ class Sandbox:
             arguments += ["--ro-bind", source, target]
         for copy in _package_copies():
             arguments += ["--tmpfs", copy]
+        for path in _checkout_in_sight():
+            hide = ["--tmpfs"] if path.is_dir() else ["--ro-bind", os.devnull]
+            arguments += [*hide, str(path)]
         arguments += ["--proc", "/proc", "--dev", "/dev"]
         for folder in ("/tmp", "/dev/shm"):
             arguments += ["--perms", "1777", "--tmpfs", folder]
@@ -301,11 +327,11 @@ class Sandbox:
 class Submission:
     """One submission's process. All its methods raise `Died` when it ends."""
 
-    def __init__(self, sandbox: Sandbox, channel: socket.socket):
+    def __init__(self, sandbox: Sandbox, channel: socket.socket, deadline: float | None = None):
         self.sandbox = sandbox
         self.limits = sandbox.limits
         self._channel = channel
-        self._deadline = time.monotonic() + self.limits.seconds
+        self._deadline = deadline or time.monotonic() + self.limits.seconds
         self._ended: str | None = None
         self._stopped: str | None = None  # why the last request was interrupted
 
@@ -354,7 +380,8 @@ class Submission:
                 return self._reply(time.monotonic() + GRACE_SECONDS)
         except TimeoutError:
             self.sandbox.end(b"k")
-            raise self._died("time") from None
+            late = time.monotonic() >= self._deadline
+            raise self._died("deadline" if late else "time") from None
         except wire.Closed:
             raise self._died() from None
         except wire.Broken as error:
@@ -408,6 +435,7 @@ def _explain(reason: str, limits: Limits) -> str:
     gib = limits.memory / (1 << 30)
     known = {
         "time": f"it ran longer than {limits.cell_seconds:g} s and did not react to an interrupt",
+        "deadline": f"the submission took longer than {limits.seconds:g} s",
         "memory": f"it used more than {gib:g} GiB of memory",
         "processes": f"it ran more than {limits.processes} processes or threads",
         "files": f"its processes had more than {FILES_TOGETHER * limits.files} files open",
@@ -442,8 +470,39 @@ def _package_copies() -> list[str]:
     )
 
 
+def in_sight(folder: Path) -> bool:
+    """Whether a sandbox shows a folder of this machine, because the system or Python lies there."""
+    return any(folder.resolve().is_relative_to(shown) for shown in ["/usr", *_python_folders()])
+
+
+def _checkout_in_sight() -> list[Path]:
+    """Where this package's repository lies in what is shown: all of it but Python itself.
+
+    Its solutions, its tests and its history would tell every answer.
+    """
+    roots = {PACKAGE.parent, Path(flowcourse.__file__).resolve().parents[1]}
+    needed = {Path(path) for path in _python_folders()}
+    needed |= {Path(sys.prefix) / path for path in ("bin", "lib", "lib64", "include", "pyvenv.cfg")}
+    return sorted(
+        path
+        for root in roots
+        if in_sight(root) and (root / "solutions").is_dir()
+        for path in root.iterdir()
+        if not path.is_symlink() and not any(other.is_relative_to(path) for other in needed)
+    )
+
+
+@functools.cache
+def bubblewrap() -> str:
+    """Its version, as it says itself."""
+    if missing := what_is_missing():
+        return missing
+    done = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "bubblewrap"
+
+
 def _font_lists() -> list[Path]:
-    """Matplotlib's list of fonts: finding them again takes it seconds."""
-    import matplotlib
+    """Matplotlib's list of fonts: to find them takes it seconds, or minutes on a slow disk."""
+    import matplotlib.font_manager  # which makes the list, where there is none yet
 
     return sorted(Path(matplotlib.get_cachedir()).glob("fontlist-*.json"))
