@@ -99,4 +99,5 @@ c.KernelManager.transport_encryption = "auto"
 # Feedback and Formgrader show what a student wrote: without scripts. And feedback can be mailed: it
 # is one file that loads nothing, with pictures for formulas.
 c.HTMLExporter.sanitize_html = True
+c.HTMLExporter.filters = {"markdown2html": page.markdown}
 c.GenerateFeedback.exporter_class = page.FeedbackPage

@@ -81,6 +81,7 @@ def grade(
             "every submission: move it elsewhere."
         )
     api = nbgrader_api(course, root)
+    options = replace(options, everything=options.everything or api.config.Grade.everything is True)
     if options.limits is None:
         options = replace(options, limits=Limits(**api.config.Grade.get("limits", {})))
     with faults_named(), _alone(course):

@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 
 from flowcourse.grading.formulas import picture
 
-__all__ = ["FeedbackPage"]
+__all__ = ["FeedbackPage", "markdown"]
 
 # What a browser may load for the page: nothing but what is in it.
 POLICY = (
@@ -36,6 +36,16 @@ class _Renderer(IPythonRenderer):
         return picture(f"\\begin{{{name}}}{tex}\\end{{{name}}}", display=True)
 
 
+def markdown(source: str) -> str:
+    """Markdown to HTML: the filter of nbgrader's pages, feedback and Formgrader alike.
+
+    Links that run a program lead nowhere. HTML stays, for the grader's own notes; a student's is
+    gone before, see `harmless`.
+    """
+    renderer = _Renderer(escape=False, allow_harmful_protocols=False)
+    return MarkdownWithMath(renderer=renderer).render(source)
+
+
 class _Compiled(BytecodeCache):
     """Templates compiled for one page, for the next: that takes longer than to fill them."""
 
@@ -55,19 +65,6 @@ _compiled = _Compiled()
 
 class FeedbackPage(HTMLExporter):
     """nbconvert's HTML of a graded notebook, by nbgrader's template, made fit for the mail."""
-
-    def markdown2html(self, context: Any, source: str) -> str:
-        """Markdown to HTML; pictures come from the notebook alone."""
-        attachments = context.get("cell", {}).get("attachments", {})
-        renderer = _Renderer(
-            escape=False,
-            attachments=attachments,
-            exclude_anchor_links=self.exclude_anchor_links,
-            anchor_link_text=self.anchor_link_text,
-        )
-        return MarkdownWithMath(renderer=renderer).render(source)
-
-    markdown2html.jinja_pass_arg = HTMLExporter.markdown2html.jinja_pass_arg  # type: ignore[attr-defined]
 
     def from_notebook_node(  # type: ignore[override]
         self, nb: NotebookNode, resources: dict[str, Any] | None = None, **options: Any

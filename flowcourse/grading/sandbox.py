@@ -120,8 +120,8 @@ class Sandbox:
         self.limits = limits or Limits()
         self.unsafe = unsafe
         self.everything = everything
-        self.walls = "none: --unsafe" if unsafe else bubblewrap()
-        self.kept_by = "nobody yet"  # who keeps the limits of memory and processes, once it runs
+        self.walls = "none: --unsafe"  # for the audit trail: what isolates it, once it runs,
+        self.kept_by = "nobody yet"  # and who keeps the limits of memory and processes
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
         self._stack = contextlib.ExitStack()
@@ -210,6 +210,7 @@ class Sandbox:
         else:
             group = self._stack.enter_context(grouped(folder.name, self.limits))
             command = [*group, *self._walls(), "--", *program]
+            self.walls = _bubblewrap()
             self.kept_by = "control groups and watchdog" if group else "watchdog"
         with there, open(folder / "log", "w+") as log:
             self._process = subprocess.Popen(
@@ -493,10 +494,8 @@ def _checkout_in_sight() -> list[Path]:
 
 
 @functools.cache
-def bubblewrap() -> str:
+def _bubblewrap() -> str:
     """Its version, as it says itself."""
-    if missing := what_is_missing():
-        return missing
     done = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "bubblewrap"
 

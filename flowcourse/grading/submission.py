@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_
 
 from flowcourse.grading.evidence import read_text
 
-__all__ = ["TROUBLE", "check_of", "read_files", "read_notebook"]
+__all__ = ["TROUBLE", "check_of", "harmless", "read_files", "read_notebook"]
 
 TROUBLE = "flowcourse_trouble"  # key of a notebook's metadata: why it could not be read
 LARGEST_NOTEBOOK = 100 << 20  # bytes, outputs included; to read them takes 30 times as many
@@ -20,6 +21,8 @@ MOST_CELLS = 2000
 MOST_TEXT = 4 << 20  # characters of all cells; pages of what is longer take minutes to make
 NOT_DATA = (".ipynb", ".md", ".py", ".pyc")  # as nbgrader_config.py has it
 LARGEST_FILES = 64 << 20  # bytes of everything beside the notebook
+# Where Markdown sees the start of a tag, or of a comment.
+TAG = re.compile(r"<(?=[A-Za-z][\w:.-]*(?:[\s/>]|$)|/|!|\?)")
 MAKE = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
 
 
@@ -83,6 +86,18 @@ def _is_text(source: Any) -> bool:
         return isinstance(source, str) and source.encode() is not None
     except UnicodeEncodeError:
         return False
+
+
+def harmless(markdown: str) -> str:
+    """Markdown in which no HTML is left; formulas and comparisons stay.
+
+    nbgrader's pages show a student's Markdown as it is. A script in it would run beside Formgrader,
+    with all that its user may do on this machine.
+
+    >>> harmless("a <b>bold</b> claim: <img src=x onerror=alert(1)> if x < y and $p(x_{<d})$")
+    'a &lt;b>bold&lt;/b> claim: &lt;img src=x onerror=alert(1)> if x < y and $p(x_{<d})$'
+    """
+    return TAG.sub("&lt;", markdown)
 
 
 def read_files(submitted: Path, graded: Path) -> dict[str, bytes]:
