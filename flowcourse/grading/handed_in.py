@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 import flowcourse
 from flowcourse.grading.course import CONFIG, NbgraderError
 from flowcourse.grading.preprocessors import KnownCell, known_cells, plan, restore
-from flowcourse.grading.submission import TROUBLE, read_files, read_notebook
+from flowcourse.grading.submission import (
+    LARGEST_NOTEBOOK,
+    TROUBLE,
+    read_files,
+    read_notebook,
+)
 from flowcourse.grading.workers import GOES_ON, GradingError, Submission
 
 __all__ = ["cells_of", "digest", "faults_named", "read_submission", "sources_digest", "submissions"]
@@ -96,7 +102,11 @@ def submission_digest(course: Path, assignment: str, student: str) -> str:
     parts = []
     for path in _files(sorted(folder.rglob("*"))):
         parts += [path.relative_to(folder).as_posix().encode(errors="surrogateescape")]
-        parts += [path.read_bytes()]
+        state = path.stat()
+        if state.st_size > LARGEST_NOTEBOOK or not os.access(path, os.R_OK):  # it is not graded
+            parts += [f"{state.st_size} bytes at {state.st_mtime_ns}".encode()]
+        else:
+            parts += [path.read_bytes()]
     return _digest(*parts)
 
 

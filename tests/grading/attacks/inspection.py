@@ -141,7 +141,7 @@ told("tried")
 attack(
     "its own memory read for what the course has written",
     """
-words = [b"your log_det is the neg" + b"ative of", b"takes the shift for a sc" + b"ale"]
+words = [b"your log_det is the " + b"negative of", b"takes the shift for a " + b"scale"]
 import re
 found = set()
 try: maps = open("/proc/self/maps").read()
