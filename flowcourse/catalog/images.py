@@ -222,6 +222,7 @@ def _cglow(m: ModuleType) -> dict[str, Instance]:
         ),
     }
 
+
 # Chosen on digits by training on the first 1,200 images and validating on the next 300.
 _CGLOW = dict(scales=2, steps=4, hidden=32, dropout=0.3)
 _CGLOW_TRAINING = dict(
