@@ -7,7 +7,6 @@ sees the whole image, where convolutions would need as many layers as the image 
 Source: Ho, Chen, Srinivas, Duan & Abbeel (2019), section 3.3, and the program released with it.
 """
 
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange

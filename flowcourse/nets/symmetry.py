@@ -21,9 +21,7 @@ def turned(
     return found
 
 
-def random_symmetry(
-    x: Shaped[Tensor, "batch channels h w"], share: float
-) -> Int[Tensor, " batch"]:
+def random_symmetry(x: Shaped[Tensor, "batch channels h w"], share: float) -> Int[Tensor, " batch"]:
     """For each image a symmetry, and 0, the image as it is, for all but about this share."""
     kind = torch.randint(1, SYMMETRIES, (len(x),), device=x.device)
     return torch.where(torch.rand(len(x), device=x.device) < share, kind, 0)
