@@ -62,6 +62,7 @@ results: $(INSTALLED) ## measure again every number of book/results (minutes to 
 	$(BIN)/python -m flowcourse results
 	$(BIN)/python -m benchmarks.baselines
 	$(BIN)/python -m benchmarks.grading
+	$(BIN)/python -m benchmarks.memory
 
 lint: $(INSTALLED) ## check style, types and spelling
 	$(BIN)/ruff check .

@@ -85,7 +85,7 @@ def _mapped(name: str, part: str, shape: tuple[int, ...]) -> torch.Tensor:
     try:
         # "c": what a program writes into the tensor stays in its memory and out of the file.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise _damaged(path, name, error) from error
     if array.shape != shape:
         raise _damaged(path, name, f"it should have shape {shape} and has {array.shape}")

@@ -1,5 +1,6 @@
 """The papers' settings at toy size: every option of a preset, with few and narrow layers."""
 
+import inspect
 import json
 import math
 
@@ -7,19 +8,23 @@ import pytest
 import torch
 
 from benchmarks import gpu
+from flowcourse import catalog
 from flowcourse.catalog import TOPICS, instances
 from flowcourse.training import RunError, runs
 
 # What makes a network large, by the name of its option, and what it is here.
 TOY = dict(
     hidden=6, depth=2, blocks=1, steps=1, couplings=2, final_couplings=1, layers=1, head=6,
-    channels=12, filters=6, latents=2, masks=2, components=2, kernel=3, first_kernel=3,
+    channels=12, filters=8, latents=2, masks=2, components=2, kernel=3, first_kernel=3,
+    noise_couplings=2, noise_hidden=6, noise_blocks=1, encoder_filters=4, encoder_blocks=1,
 )  # fmt: skip
 
 
 def toy(topic, preset):
+    """Small values for the sizes that a preset names, or leaves to the defaults of its model."""
     model = runs.plan(topic, preset).model
-    small = {name: TOY[name] for name in model.keys() & TOY.keys()}
+    named = model.keys() | inspect.signature(catalog.topic(topic).import_module().build).parameters
+    small = {name: TOY[name] for name in named & TOY.keys()}
     if isinstance(model.get("hidden"), list):
         small["hidden"] = [TOY["hidden"]] * len(model["hidden"])
     return small
@@ -32,7 +37,7 @@ def test_a_training_step_of_a_paper_preset_runs(topic, preset, precision):
     record = gpu.step(topic, preset, False, "cpu", precision, toy(topic, preset), **sizes)
     assert math.isfinite(record["nats"]) and record["nats"] > 0
     assert record["precision"] == precision and record["parameters"] < 2_000_000
-    if gpu.has_steps(topic, preset):
+    if precision == "bf16-mixed" and gpu.has_steps(topic, preset):
         again = gpu.step(topic, preset, True, "cpu", precision, toy(topic, preset), **sizes)
         assert again["nats"] == record["nats"]
 
