@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flowcourse import cli
-from flowcourse.bijector import Compose
+from flowcourse.bijector import Bijector, Compose
 from flowcourse.catalog import perturbed
 from flowcourse.coupling.cglow import (
     ConditionalActNorm,
@@ -215,22 +215,23 @@ def test_every_condition_has_a_density_of_mass_one():
 STATES = torch.cartesian_prod(*[torch.arange(2)] * 4).reshape(16, 1, 2, 2)
 
 
-def tiny(condition: float, draws: int = 2000) -> tuple[DequantizedFlow, torch.Tensor]:
+def tiny(condition: float, points: int = 8192) -> tuple[DequantizedFlow, torch.Tensor]:
     """A model of four binary pixels, and the probability of each of their 16 states."""
     model = small((1, 2, 2), 2, scales=1, condition_shape=(1, 1, 1)).eval()
     perturbed(model, 0.3)
-    corner = STATES.repeat(draws, 1, 1, 1)
-    given = torch.full((len(corner), 1, 1, 1), condition)
+    # The mass of a unit cube is the mean density at evenly spread points of it.
+    spread = torch.quasirandom.SobolEngine(4, scramble=True, seed=0).draw(points)
+    y = (STATES[:, None] + spread.reshape(points, 1, 2, 2)).flatten(0, 1)
     with torch.no_grad():
-        density = model.flow.log_prob(corner + torch.rand(corner.shape), given).double().exp()
-    # The mass of a unit cube is the mean density at uniform points of it.
-    return model, density.reshape(draws, 16).mean(dim=0)
+        density = model.flow.log_prob(y, torch.full((len(y), 1, 1, 1), condition)).double().exp()
+    return model, density.reshape(16, points).mean(dim=1)
 
 
 def test_probabilities_of_all_images_add_up_to_one_under_every_condition():
     for value in (-2.0, 3.0):
         _, p = tiny(value)
-        assert p.sum().item() == pytest.approx(1, abs=0.05)
+        # The preprocessing leaves a little density outside of the cubes.
+        assert p.sum().item() == pytest.approx(1, abs=0.04)
 
 
 def test_samples_have_the_probabilities_of_their_own_condition():
@@ -263,18 +264,20 @@ def test_several_samples_stand_under_their_condition():
 
 
 def test_training_reaches_the_known_conditional_entropy():
-    """Of a Gaussian whose mean and deviation are functions of the condition."""
-    x = torch.rand(3000, 1, 2, 2) * 2 - 1
-    deviation = 0.1 + 0.4 * (x.mean(dim=(1, 2, 3), keepdim=True) > 0)
-    y = torch.sin(2 * x) + deviation * torch.randn(x.shape)
+    x = torch.rand(2000, 1, 2, 2) * 2 - 1
+    y = x + 0.2 * torch.randn(x.shape)
     pairs = Dataset("pairs", y, y[:2], None, (1, 2, 2), train_conditions=x, test_conditions=x[:2])
-    model = build(pairs.event_shape, None, **SMALL | dict(scales=1, hidden=16, steps=1))
-    config = TrainingConfig(steps=200, batch_size=256, learning_rate=1e-2, accelerator="cpu", ema=0)
-    found = [row["nats"] for row in train(model, pairs, config, verbose=False).history[-10:]]
-    entropy = 4 * (0.5 * math.log(2 * math.pi * math.e) + math.log(0.1 * 0.5) / 2)
-    assert entropy - 0.2 < np.mean(found) < entropy + 0.4
-    # Without the condition, no model of y does better than this.
-    assert 4 * 0.5 * math.log(2 * math.pi * math.e * y.var().item()) > entropy + 2
+    options = SMALL | dict(scales=1, hidden=16, steps=1, condition_channels=16)
+    model = build(pairs.event_shape, None, **options)
+    config = TrainingConfig(
+        steps=200, batch_size=128, micro_batches=1, learning_rate=1e-2, accelerator="cpu", ema=0
+    )
+    found = np.mean([row["nats"] for row in train(model, pairs, config, verbose=False).history[-5:]])
+    entropy = 4 * 0.5 * math.log(2 * math.pi * math.e * 0.2**2)
+    assert entropy - 0.2 < found < entropy + 0.4
+    # Without the condition, no model of independent pixels does better than this.
+    uniform_and_noise = 4 * math.log(2)
+    assert uniform_and_noise > entropy + 1
 
 
 @pytest.mark.parametrize("data", ["digit_halves", "noisy_digits"])
@@ -304,7 +307,7 @@ class Correlated(DequantizedFlow):
         covariance = torch.tensor([[1.0, correlation], [correlation, 1.0]]).double()
         root = torch.linalg.cholesky(deviation**2 * covariance)
 
-        class Whiten(nn.Module):
+        class Whiten(Bijector):
             def forward(self, y, context=None):
                 z = torch.linalg.solve(root, (y.flatten(1) - levels / 2).T).T
                 return z.reshape(y.shape), -torch.logdet(root).expand(len(y))
