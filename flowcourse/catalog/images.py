@@ -51,6 +51,7 @@ def _noise_on_photos(bits: int, dequantizer: str) -> Preset:
         data_options=dict(size=8, bits=bits),
         model=_DEQUANTIZATION | dict(couplings=3, dropout=0.1, dequantizer=dequantizer),
         training=_DEQUANTIZATION_TRAINING | dict(steps=800, weight_decay=0.01),
+        kept=False,
     )
 
 
@@ -177,6 +178,7 @@ GLOW = Topic(
             dict(scales=3, steps=4, hidden=48),
             dict(steps=600, batch_size=32, learning_rate=2e-3, weight_decay=0.01, warmup_steps=100),
             dict(size=32),
+            kept=False,
         ),
         "paper-cifar10": _glow_paper("cifar10", 3, 32, updates=200_000, batch_size=512),
         "paper-imagenet32": _glow_paper("imagenet32", 3, 48, updates=200_000, batch_size=512),
@@ -354,14 +356,19 @@ FLOWPP = Topic(
     small=_flowpp,
     presets={
         "laptop": Preset("digits", _FLOWPP, _FLOWPP_TRAINING),
-        "uniform": Preset("digits", _FLOWPP | dict(dequantizer="uniform"), _FLOWPP_TRAINING),
-        "affine": Preset("digits", _FLOWPP | dict(coupling="affine"), _FLOWPP_TRAINING),
-        "no_attention": Preset("digits", _FLOWPP | dict(attention=False), _FLOWPP_TRAINING),
+        "uniform": Preset(
+            "digits", _FLOWPP | dict(dequantizer="uniform"), _FLOWPP_TRAINING, kept=False
+        ),
+        "affine": Preset("digits", _FLOWPP | dict(coupling="affine"), _FLOWPP_TRAINING, kept=False),
+        "no_attention": Preset(
+            "digits", _FLOWPP | dict(attention=False), _FLOWPP_TRAINING, kept=False
+        ),
         "photos": Preset(
             "photo_patches",
             _FLOWPP | dict(layout=_layout("cc s hh cc"), dropout=0.0, turn=0.0),
             _FLOWPP_TRAINING | dict(steps=500, batch_size=16),
             dict(size=32),
+            kept=False,
         ),
         "paper-cifar10": _flowpp_paper("cifar10", "cccc s hh ccc"),
         # Wider where a part is missing, so that the parameters are about as many.
