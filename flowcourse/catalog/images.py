@@ -172,7 +172,7 @@ GLOW = Topic(
         "centred": Preset("digits", _GLOW | dict(preprocessing="centred"), _GLOW_TRAINING),
         "additive": Preset("digits", _GLOW | dict(coupling="additive"), _GLOW_TRAINING),
         "shuffle": Preset("digits", _GLOW | dict(permutation="shuffle"), _GLOW_TRAINING),
-        "classes": Preset("digits", _GLOW | dict(classes=10), _GLOW_TRAINING),
+        "classes": Preset("digits", _GLOW | dict(classes=10), _GLOW_TRAINING | dict(steps=700)),
         "photos": Preset(
             "photo_patches",
             dict(scales=3, steps=4, hidden=48),
@@ -228,7 +228,7 @@ def _cglow(m: ModuleType) -> dict[str, Instance]:
 # Chosen on digits by training on the first 1,200 images and validating on the next 300.
 _CGLOW = dict(scales=2, steps=4, hidden=32, dropout=0.3)
 _CGLOW_TRAINING = dict(
-    steps=1500,
+    steps=700,
     batch_size=128,
     micro_batches=1,
     learning_rate=1e-3,
