@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -80,6 +81,7 @@ def _submission(shell: Any, channel: socket.socket, limits: Limits, isolated: bo
         os.setsid()
         limit_resources(limits)
         work = Path(os.environ["FLOWCOURSE_WORK"])
+        shutil.rmtree(work, ignore_errors=True)  # another's
     work.mkdir(exist_ok=True)
     os.chdir(work)
     os.environ["HOME"] = str(work)

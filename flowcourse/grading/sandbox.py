@@ -377,7 +377,7 @@ class Submission:
                 return self._reply(deadline)
             except TimeoutError:
                 self.sandbox.end(b"i")
-                self._stopped = f"it ran longer than {time.monotonic() - now:.3g} s"
+                self._stopped = f"it ran longer than {max(0, deadline - now):.3g} s"
                 return self._reply(time.monotonic() + GRACE_SECONDS)
         except TimeoutError:
             self.sandbox.end(b"k")

@@ -17,7 +17,7 @@ __all__ = ["TROUBLE", "check_of", "harmless", "read_files", "read_notebook"]
 
 TROUBLE = "flowcourse_trouble"  # key of a notebook's metadata: why it could not be read
 LARGEST_NOTEBOOK = 100 << 20  # bytes, outputs included; to read them takes 30 times as many
-MOST_CELLS = 2000
+MOST_CELLS = 1000
 MOST_TEXT = 4 << 20  # characters of all cells; pages of what is longer take minutes to make
 NOT_DATA = (".ipynb", ".md", ".py", ".pyc")  # as nbgrader_config.py has it
 LARGEST_FILES = 64 << 20  # bytes of everything beside the notebook
