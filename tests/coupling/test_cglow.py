@@ -272,7 +272,9 @@ def test_training_reaches_the_known_conditional_entropy():
     config = TrainingConfig(
         steps=200, batch_size=128, micro_batches=1, learning_rate=1e-2, accelerator="cpu", ema=0
     )
-    found = np.mean([row["nats"] for row in train(model, pairs, config, verbose=False).history[-5:]])
+    found = np.mean(
+        [row["nats"] for row in train(model, pairs, config, verbose=False).history[-5:]]
+    )
     entropy = 4 * 0.5 * math.log(2 * math.pi * math.e * 0.2**2)
     assert entropy - 0.2 < found < entropy + 0.4
     # Without the condition, no model of independent pixels does better than this.
