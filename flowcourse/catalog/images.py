@@ -51,6 +51,7 @@ def _noise_on_photos(bits: int, dequantizer: str) -> Preset:
         data_options=dict(size=8, bits=bits),
         model=_DEQUANTIZATION | dict(couplings=3, dropout=0.1, dequantizer=dequantizer),
         training=_DEQUANTIZATION_TRAINING | dict(steps=800, weight_decay=0.01),
+        kept=False,
     )
 
 
@@ -171,12 +172,13 @@ GLOW = Topic(
         "centred": Preset("digits", _GLOW | dict(preprocessing="centred"), _GLOW_TRAINING),
         "additive": Preset("digits", _GLOW | dict(coupling="additive"), _GLOW_TRAINING),
         "shuffle": Preset("digits", _GLOW | dict(permutation="shuffle"), _GLOW_TRAINING),
-        "classes": Preset("digits", _GLOW | dict(classes=10), _GLOW_TRAINING),
+        "classes": Preset("digits", _GLOW | dict(classes=10), _GLOW_TRAINING | dict(steps=700)),
         "photos": Preset(
             "photo_patches",
             dict(scales=3, steps=4, hidden=48),
             dict(steps=600, batch_size=32, learning_rate=2e-3, weight_decay=0.01, warmup_steps=100),
             dict(size=32),
+            kept=False,
         ),
         "paper-cifar10": _glow_paper("cifar10", 3, 32, updates=200_000, batch_size=512),
         "paper-imagenet32": _glow_paper("imagenet32", 3, 48, updates=200_000, batch_size=512),
@@ -222,10 +224,11 @@ def _cglow(m: ModuleType) -> dict[str, Instance]:
         ),
     }
 
+
 # Chosen on digits by training on the first 1,200 images and validating on the next 300.
 _CGLOW = dict(scales=2, steps=4, hidden=32, dropout=0.3)
 _CGLOW_TRAINING = dict(
-    steps=1500,
+    steps=700,
     batch_size=128,
     micro_batches=1,
     learning_rate=1e-3,
@@ -304,30 +307,25 @@ def _flowpp(m: ModuleType) -> dict[str, Instance]:
 
 # Chosen on digits by training on the first 1,200 images and validating on the next 300.
 _FLOWPP = dict(
-    layout=_layout("cccccc"),
+    layout=_layout("cccc s hh cc"),
     filters=32,
-    blocks=3,
+    blocks=2,
     components=8,
-    heads=2,
     dropout=0.2,
     noise_blocks=1,
     encoder_filters=24,
     encoder_blocks=1,
+    turn=0.5,
 )
-_FLOWPP_DIGITS = _FLOWPP | dict(turn=0.5)
 _FLOWPP_TRAINING = dict(
-    steps=2500,
-    batch_size=32,
+    steps=1600,
+    batch_size=64,
     micro_batches=1,
-    learning_rate=2e-3,
+    learning_rate=3e-3,
     weight_decay=0.05,
     warmup_steps=50,
     clip_norm=50.0,
-    ema=0.998,
-)
-# Patches are plenty: nothing is learned by heart.
-_FLOWPP_PHOTOS = _FLOWPP | dict(
-    layout=_layout("cc s hh cc"), blocks=2, noise_couplings=2, dropout=0.0
+    ema=0.99,
 )
 
 
@@ -357,15 +355,20 @@ FLOWPP = Topic(
     paper="ho2019flowpp",
     small=_flowpp,
     presets={
-        "laptop": Preset("digits", _FLOWPP_DIGITS, _FLOWPP_TRAINING),
-        "uniform": Preset("digits", _FLOWPP_DIGITS | dict(dequantizer="uniform"), _FLOWPP_TRAINING),
-        "affine": Preset("digits", _FLOWPP_DIGITS | dict(coupling="affine"), _FLOWPP_TRAINING),
-        "no_attention": Preset("digits", _FLOWPP_DIGITS | dict(attention=False), _FLOWPP_TRAINING),
+        "laptop": Preset("digits", _FLOWPP, _FLOWPP_TRAINING),
+        "uniform": Preset(
+            "digits", _FLOWPP | dict(dequantizer="uniform"), _FLOWPP_TRAINING, kept=False
+        ),
+        "affine": Preset("digits", _FLOWPP | dict(coupling="affine"), _FLOWPP_TRAINING, kept=False),
+        "no_attention": Preset(
+            "digits", _FLOWPP | dict(attention=False), _FLOWPP_TRAINING, kept=False
+        ),
         "photos": Preset(
             "photo_patches",
-            _FLOWPP_PHOTOS,
-            _FLOWPP_TRAINING | dict(steps=500, batch_size=16, ema=0.99),
+            _FLOWPP | dict(layout=_layout("cc s hh cc"), dropout=0.0, turn=0.0),
+            _FLOWPP_TRAINING | dict(steps=500, batch_size=16),
             dict(size=32),
+            kept=False,
         ),
         "paper-cifar10": _flowpp_paper("cifar10", "cccc s hh ccc"),
         # Wider where a part is missing, so that the parameters are about as many.

@@ -277,9 +277,8 @@ def test_training_reaches_the_known_conditional_entropy():
     )
     entropy = 4 * 0.5 * math.log(2 * math.pi * math.e * 0.2**2)
     assert entropy - 0.2 < found < entropy + 0.4
-    # Without the condition, no model of independent pixels does better than this.
-    uniform_and_noise = 4 * math.log(2)
-    assert uniform_and_noise > entropy + 1
+    # Noise only adds to the entropy of x itself, so no model does better without the condition.
+    assert 4 * math.log(2) > entropy + 1
 
 
 @pytest.mark.parametrize("data", ["digit_halves", "noisy_digits"])
@@ -322,18 +321,18 @@ class Correlated(DequantizedFlow):
 def test_the_chain_finds_the_conditional_distribution_of_a_gaussian():
     model = Correlated(levels=16, deviation=2.0, correlation=0.8)
     known = torch.tensor([[[True, False]]])
-    images = torch.tensor([10, 8]).expand(600, 1, 1, 2)
-    result = inpaint(model, images, known, steps=300, step_size=0.3)
+    images = torch.tensor([10, 8]).expand(400, 1, 1, 2)
+    result = inpaint(model, images, known, steps=120, step_size=0.5)
     assert torch.equal(result.images[..., 0], images[..., 0])
     free = result.images[..., 1].double()
     # The known pixel lies in [10, 11); y given x is normal, and rounding down costs a half.
     mean = 8 + 0.8 * (10.5 - 8) - 0.5
     deviation = 2.0 * (1 - 0.8**2) ** 0.5
     variance = deviation**2 + 0.8**2 / 12 + 1 / 12
-    assert free.mean().item() == pytest.approx(mean, abs=5 * (variance / 600) ** 0.5)
+    assert free.mean().item() == pytest.approx(mean, abs=5 * (variance / 400) ** 0.5)
     assert free.var().item() == pytest.approx(variance, rel=0.3)
     assert 0.4 < result.acceptance.mean() < 0.8
-    assert result.log_density.shape == (300, 600)
+    assert result.log_density.shape == (120, 400)
 
 
 def test_the_nearest_sample_fills_only_what_is_missing():
