@@ -39,7 +39,7 @@ class Limits:
         cpu_seconds: processor time of one process.
         memory: bytes, of all processes together.
         processes: how many at a time, threads included.
-        files: open files of one process.
+        files: open files of one process; all together may have four times as many.
         disk: bytes written, all files together.
         output: bytes of a cell's printed and displayed output that are kept.
         evidence: bytes of the arrays that one check brings back.
