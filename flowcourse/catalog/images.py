@@ -220,30 +220,25 @@ def _flowpp(m: ModuleType) -> dict[str, Instance]:
 
 # Chosen on digits by training on the first 1,200 images and validating on the next 300.
 _FLOWPP = dict(
-    layout=_layout("cccccc"),
+    layout=_layout("cccc s hh cc"),
     filters=32,
-    blocks=3,
+    blocks=2,
     components=8,
-    heads=2,
     dropout=0.2,
     noise_blocks=1,
     encoder_filters=24,
     encoder_blocks=1,
+    turn=0.5,
 )
-_FLOWPP_DIGITS = _FLOWPP | dict(turn=0.5)
 _FLOWPP_TRAINING = dict(
-    steps=2500,
-    batch_size=32,
+    steps=1600,
+    batch_size=64,
     micro_batches=1,
-    learning_rate=2e-3,
+    learning_rate=3e-3,
     weight_decay=0.05,
     warmup_steps=50,
     clip_norm=50.0,
-    ema=0.998,
-)
-# Patches are plenty: nothing is learned by heart.
-_FLOWPP_PHOTOS = _FLOWPP | dict(
-    layout=_layout("cc s hh cc"), blocks=2, noise_couplings=2, dropout=0.0
+    ema=0.99,
 )
 
 
@@ -273,14 +268,14 @@ FLOWPP = Topic(
     paper="ho2019flowpp",
     small=_flowpp,
     presets={
-        "laptop": Preset("digits", _FLOWPP_DIGITS, _FLOWPP_TRAINING),
-        "uniform": Preset("digits", _FLOWPP_DIGITS | dict(dequantizer="uniform"), _FLOWPP_TRAINING),
-        "affine": Preset("digits", _FLOWPP_DIGITS | dict(coupling="affine"), _FLOWPP_TRAINING),
-        "no_attention": Preset("digits", _FLOWPP_DIGITS | dict(attention=False), _FLOWPP_TRAINING),
+        "laptop": Preset("digits", _FLOWPP, _FLOWPP_TRAINING),
+        "uniform": Preset("digits", _FLOWPP | dict(dequantizer="uniform"), _FLOWPP_TRAINING),
+        "affine": Preset("digits", _FLOWPP | dict(coupling="affine"), _FLOWPP_TRAINING),
+        "no_attention": Preset("digits", _FLOWPP | dict(attention=False), _FLOWPP_TRAINING),
         "photos": Preset(
             "photo_patches",
-            _FLOWPP_PHOTOS,
-            _FLOWPP_TRAINING | dict(steps=500, batch_size=16, ema=0.99),
+            _FLOWPP | dict(layout=_layout("cc s hh cc"), dropout=0.0, turn=0.0),
+            _FLOWPP_TRAINING | dict(steps=500, batch_size=16),
             dict(size=32),
         ),
         "paper-cifar10": _flowpp_paper("cifar10", "cccc s hh ccc"),
