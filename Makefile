@@ -89,7 +89,7 @@ clean: ## remove what was built, but neither .venv nor your runs
 	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # What the targets above stand on.
 

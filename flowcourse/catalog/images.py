@@ -178,7 +178,6 @@ GLOW = Topic(
             dict(scales=3, steps=4, hidden=48),
             dict(steps=600, batch_size=32, learning_rate=2e-3, weight_decay=0.01, warmup_steps=100),
             dict(size=32),
-            kept=False,
         ),
         "paper-cifar10": _glow_paper("cifar10", 3, 32, updates=200_000, batch_size=512),
         "paper-imagenet32": _glow_paper("imagenet32", 3, 48, updates=200_000, batch_size=512),

@@ -459,33 +459,26 @@ def test_quiet_is_quiet(counts, histogram, capsys):
 
 def test_samples_are_drawn_from_the_averages_and_change_nothing(tmp_path, losses):
     digits = data.load("digits")
-    plain, drawn = (
-        quiet(
-            nice.build(digits.event_shape, 17, hidden=8, depth=1, dropout=0.2), digits, options, f
-        )
-        for options, f in (
-            (config(), tmp_path / "plain"),
-            (config(sample_every=5), tmp_path / "run"),
-        )
-    )
+
+    def run(name, options, **more):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = nice.build(digits.event_shape, 17, hidden=8, depth=1, dropout=0.2)
+        return quiet(model, digits, options, tmp_path / name, **more)
+
+    def pictures(name):
+        return {p.name for p in (tmp_path / name).glob("samples/*")}
+
+    plain, drawn = run("plain", config()), run("drawn", config(sample_every=5))
     assert losses(drawn.history) == losses(plain.history)
-    assert not (tmp_path / "plain" / "samples").exists()
-    names = {p.name for p in (tmp_path / "run" / "samples").iterdir()}
-    assert names == {f"step-000000{s}.{kind}" for s in ("05", "10") for kind in ("png", "npy")}
-    assert image.imread(tmp_path / "run" / "samples" / "step-00000010.png").ndim == 3
+    expected = {f"step-000000{step}.{kind}" for step in ("05", "10") for kind in ("png", "npy")}
+    assert pictures("drawn") == expected and not pictures("plain")
+    assert image.imread(tmp_path / "drawn" / "samples" / "step-00000010.png").ndim == 3
     # The averages, not the weights of the last update: drawn again from a run that ends there.
-    ended = quiet(
-        nice.build(digits.event_shape, 17, hidden=8, depth=1, dropout=0.2),
-        digits,
-        config(steps=10, schedule="constant", sample_every=10),
-        tmp_path / "ended",
-    )
+    ended = run("ended", config(steps=10, sample_every=10))
     save_samples(ended.model, digits, tmp_path, name="again")
     last = np.load(tmp_path / "ended" / "samples" / "step-00000010.npy")
     assert np.array_equal(np.load(tmp_path / "again.npy"), last)
     # A run that starts again leaves no pictures of the one before.
-    quiet(
-        nice.build(digits.event_shape, 17, hidden=8, depth=1, dropout=0.2),
-        digits, config(), tmp_path / "run", resume=False,
-    )  # fmt: skip
-    assert not (tmp_path / "run" / "samples").exists()
+    run("drawn", config(), resume=False)
+    assert not pictures("drawn")
