@@ -57,18 +57,16 @@ def test_presets_build_and_configure(entry, name):
     preset = entry.presets[name]
     assert preset.data in data.NAMES
     TrainingConfig(**preset.training)
-    shape, levels = {
-        "digits": ((1, 8, 8), 17),
-        "binary_digits": ((1, 8, 8), 2),
-        "mnist": ((1, 28, 28), 256),
-        "binary_mnist": ((1, 28, 28), 2),
-    }.get(preset.data, ((3, 32, 32), 256))
+    spec = data.summary(preset.data, **preset.data_options)
+    shape, levels = spec.event_shape, spec.levels
     with torch.device("meta"):
         model = entry.build(shape, levels, **preset.model)
     x = torch.zeros(2, *shape, device="meta")
     inputs = [x]
     if getattr(model, "class_conditional", False):
         inputs.append(torch.zeros(2, dtype=torch.int64, device="meta"))
+    if getattr(model, "needs_conditions", False):
+        inputs.append(torch.zeros(2, *shape, device="meta"))
     assert model(*inputs).shape == (2,)
     count = sum(p.numel() for p in model.parameters())
     if entry.paper_parameters is not None and name == entry.paper_preset:

@@ -38,12 +38,15 @@ class Preset:
         model: options of the topic's `build`, besides the data's shape and levels.
         training: fields of `flowcourse.training.TrainingConfig`.
         data_options: options of `flowcourse.data.load`.
+        kept: whether the repository keeps a small checkpoint of it, for pages to load and tests to
+            measure again.
     """
 
     data: str
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     data_options: dict[str, Any] = field(default_factory=dict)
+    kept: bool = True
 
 
 @dataclass(frozen=True)

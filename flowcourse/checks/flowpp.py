@@ -69,7 +69,7 @@ def mean_of_logs(log_weight, u, log_scale):
     return (log_weight.exp() * log_densities).sum(dim=1)
 
 
-def forms_the_cdf(x, logits, mean, log_scale, floor=0.0):
+def forms_the_cdf(x, logits, mean, log_scale, *, floor=0.0):
     """What one writes first: the distribution function, and then its logit."""
     weight = logits.softmax(dim=1)
     p = torch.sigmoid((x.unsqueeze(1) - mean) * torch.exp(-log_scale))

@@ -121,10 +121,8 @@ def _root(z, log_weight, mean, log_scale, tolerance, max_iterations):
         before, step, x = step, (following - x).abs(), following
         allowed = tolerance * x.abs().clamp(min=1)
         done = done | (step <= allowed) | (high - low <= allowed)
-        if not z.is_meta and done.all():
+        if z.is_meta or done.all():  # on meta there are shapes only
             return x
-    if z.is_meta:
-        return x
     raise NoConvergenceError(
         f"After {max_iterations} iterations, {(~done).sum().item()} of {done.numel()} roots are "
         f"not known to {tolerance:.1e}; the widest bracket is {(high - low).max().item():.1e}. "

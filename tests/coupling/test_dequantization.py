@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
+from flowcourse import catalog
 from flowcourse.bijector import Bijector, Compose, sum_event
 from flowcourse.catalog import perturbed
 from flowcourse.coupling import realnvp
@@ -378,6 +379,22 @@ def test_vectors_can_be_dequantized_too():
 def test_uniform_noise_is_the_foundations_own():
     model = build((1, 4, 4), 17, dequantizer="uniform", scales=1, **SMALL)
     assert isinstance(model.dequantizer, UniformDequantizer)
+
+
+def test_with_uniform_noise_the_laptop_preset_is_realnvps():
+    """The chapter compares the two as one flow behind two kinds of noise."""
+    models, values = [], []
+    for topic, options in (("dequantization", dict(dequantizer="uniform")), ("realnvp", {})):
+        entry = catalog.topic(topic)
+        torch.manual_seed(0)
+        models.append(entry.build((1, 8, 8), 17, **entry.preset("laptop").model | options).eval())
+        torch.manual_seed(1)
+        values.append(models[-1](torch.randint(17, (4, 1, 8, 8))))
+    parameters = [[p.shape for p in model.parameters()] for model in models]
+    assert parameters[0] == parameters[1]
+    torch.testing.assert_close(values[0], values[1])
+    training = [catalog.topic(t).preset("laptop").training for t in ("dequantization", "realnvp")]
+    assert training[0] == training[1]
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (6,)])

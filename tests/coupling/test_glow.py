@@ -358,6 +358,19 @@ def test_temperature_scales_the_noise_of_every_scale():
     np.testing.assert_allclose(z.detach().std(dim=0), 0.7, atol=0.12)
 
 
+@pytest.mark.parametrize(("coupling", "is_a_power"), [("additive", True), ("affine", False)])
+def test_temperature_sharpens_the_density_where_the_volume_is_constant(coupling, is_a_power):
+    """Then the samples' density is proportional to the model's to the power of 1/T^2."""
+    flow = build((2,), None, steps=3, hidden=8, coupling=coupling).double()
+    perturbed(flow, scale=0.5)
+    x = torch.randn(50, 2, dtype=torch.float64)
+    with torch.no_grad():
+        z, log_det = flow.bijector(x)
+        drawn = Normal(0 * z, 0.7).log_prob(z).sum(dim=1) + log_det
+        constant = drawn - flow.log_prob(x) / 0.7**2
+    assert (constant.std() < 1e-9) == is_a_power
+
+
 # The model
 
 
