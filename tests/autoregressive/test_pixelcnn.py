@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import flowcourse
-from flowcourse import data
+from flowcourse import data, load
 from flowcourse.autoregressive.pixelcnn import (
     GatedBlock,
     GatedPixelCNN,
@@ -294,7 +293,7 @@ def test_the_paper_model_is_the_one_that_the_papers_describe():
 
 def test_a_trained_checkpoint_looks_only_back():
     """The committed model, not a fresh one."""
-    model = flowcourse.load(RESULTS / "checkpoints/pixelcnn-laptop-digits-seed0")
+    model = load(RESULTS / "checkpoints/pixelcnn-laptop-digits-seed0")
     check_autoregressive(model, ["looks_only_back", "looks_at_everything_before"])
     digits = data.load("digits")
     assert model.bits_per_dim(digits.test[:50]).mean() < 2.0

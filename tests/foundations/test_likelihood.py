@@ -12,6 +12,7 @@ from scipy import integrate, stats
 from torch.distributions import Normal, kl_divergence
 
 from flowcourse import Flow, StandardNormal
+from flowcourse.bijector import Bijector, Compose
 from flowcourse.flow import StandardUniform
 from flowcourse.foundations.change_of_variables import Affine
 from flowcourse.foundations.likelihood import (
@@ -127,6 +128,16 @@ class Posterior(torch.nn.Module):
         return y, (density.log_prob(y) - (high - low).log()).flatten(1).sum(dim=1)
 
 
+class Shifted(Bijector):
+    """Moves each example by its condition."""
+
+    def forward(self, x, context=None):
+        return x - context, x.new_zeros(x.shape[0])
+
+    def inverse(self, z, context=None):
+        return z + context, z.new_zeros(z.shape[0])
+
+
 class TestDequantizedFlow:
     def test_the_posterior_as_dequantizer_makes_the_bound_exact(self, torch_seed):
         """log p(x + u) - log q(u|x) is then log P(x) for every u: a wrong sign would show."""
@@ -147,6 +158,21 @@ class TestDequantizedFlow:
         inner = [density.cdf(k + 1) - density.cdf(k) for k in (1, 2)]
         masses = [density.cdf(1), *inner, density.sf(3)]  # what falls outside is clipped
         assert stats.chisquare(counts, 20_000 * np.array(masses)).pvalue > 1e-6
+
+    def test_each_example_has_its_own_condition(self, torch_seed):
+        """Conditions of whole levels move the masses, and the samples, by as many."""
+        plain = gaussian().flow
+        flow = Flow(Compose(Shifted(), plain.bijector), plain.base)
+        model = DequantizedFlow(flow, 8).double()
+        x, shift = torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([[0.0], [1.0], [3.0]])
+        truth = torch.from_numpy(exact_log_mass((x - shift).numpy())[:, 0])
+        weighted = model.log_prob(x, draws=4000, context=shift)
+        torch.testing.assert_close(weighted, truth, rtol=0, atol=0.05)
+        bits = model.bits_per_dim(x, draws=4000, context=shift)
+        torch.testing.assert_close(bits, -truth / math.log(2), rtol=0, atol=0.08)
+        samples = model.sample(4000, context=shift[[0, 2]].repeat_interleave(2000, dim=0))
+        means = samples.double().reshape(2, 2000).mean(dim=1)
+        assert means[1] - means[0] == pytest.approx(3, abs=0.1)
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.float64])
     def test_integers_in_any_dtype(self, dtype, torch_seed):

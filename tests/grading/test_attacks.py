@@ -125,8 +125,8 @@ class Host:
             "references": modules,
             "reference files": files,
             "reference names": [name.rpartition(".")[2] for name in modules],
-            "files": [*map(str, course), *beside_python(REPOSITORY)],
-            "in the home": beside_python(Path.home()),
+            "files": beside_python([*course, REPOSITORY, *REPOSITORY.iterdir()]),
+            "in the home": beside_python(Path.home().iterdir()),
             "mark": str(self.mark),
             "name": self.name,
             "secret": "".join(self.secret),
@@ -150,14 +150,10 @@ class Host:
         assert not list(running(self.name))
 
 
-def beside_python(folder):
-    """What is in a folder, but the way to Python, which may be installed there."""
+def beside_python(paths):
+    """These, but not the way to Python, which is in sight wherever Python is installed."""
     programs = {Path(sys.prefix), Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
-    return [
-        str(path)
-        for path in folder.iterdir()
-        if not any(program.is_relative_to(path) for program in programs)
-    ]
+    return [str(p) for p in paths if not any(program.is_relative_to(p) for program in programs)]
 
 
 def running(word):
