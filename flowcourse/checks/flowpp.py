@@ -506,9 +506,10 @@ class Coupling:
         c = x.shape[1] // 2
         net = nn.Conv2d(c, (2 + curve.per_number) * c, kernel_size=3, padding=1).double()
 
-        def extreme(passed):
-            h = net(passed)
-            return torch.cat([1e4 * h[:, :c], h[:, c:]], dim=1)
+        class Extreme(nn.Module):
+            def forward(self, passed):
+                h = net(passed)
+                return torch.cat([1e4 * h[:, :c], h[:, c:]], dim=1)
 
         layer = answer(net, curve)
         return {
@@ -516,7 +517,7 @@ class Coupling:
             "log_det": lambda: layer.forward(x.clone())[1],
             "x": lambda: layer.inverse(x.clone())[0],
             "inverse_log_det": lambda: layer.inverse(x.clone())[1],
-            "saturated": lambda: answer(extreme, curve).forward(x.clone())[0],
+            "saturated": lambda: answer(Extreme(), curve).forward(x.clone())[0],
         }
 
 

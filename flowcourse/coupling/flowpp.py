@@ -111,7 +111,7 @@ class Coupling(Bijector):
     Source: Ho et al. (2019), section 3.2; Dinh et al. (2017), eqs. 4 and 5.
     """
 
-    def __init__(self, net: nn.Module, curve: MixtureCurve | AffineCurve, parity: int):
+    def __init__(self, net: nn.Module, curve: Bijector, parity: int):
         super().__init__()
         self.net, self.curve, self.parity = net, curve, parity
 
