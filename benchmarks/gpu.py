@@ -39,12 +39,14 @@ PRESETS = [(t.name, p) for t in catalog.TOPICS for p in t.presets if p.startswit
 
 
 def random_data(spec: data.Summary, n: int) -> Dataset:
-    """Images of noise, and classes, with the shape and levels of a real data set."""
+    """Images of noise, classes and conditions, with the shape and levels of a real data set."""
     generator = torch.Generator().manual_seed(0)
     assert spec.levels is not None
     x = torch.randint(spec.levels, (n, *spec.event_shape), dtype=torch.uint8, generator=generator)
     labels = torch.arange(n) % 10
-    return Dataset("noise", x, x[:2], spec.levels, spec.event_shape, "", "", None, None, labels)
+    return Dataset(
+        "noise", x, x[:2], spec.levels, spec.event_shape, train_labels=labels, train_conditions=x
+    )
 
 
 def step(
@@ -68,8 +70,9 @@ def step(
         **training: changes to the preset's training.
     """
     changes = dict(
-        steps=2, warmup_steps=0, validation=0, patience=None, log_every=1, accelerator=device,
-        precision=precision, recompute=recompute,
+        # On noise, a paper's rate without its warm-up would diverge.
+        steps=2, warmup_steps=0, learning_rate=1e-6, validation=0, patience=None, log_every=1,
+        accelerator=device, precision=precision, recompute=recompute,
     )  # fmt: skip
     plan = runs.plan(topic, preset, options=changes | training)
     plan = dataclasses.replace(plan, model=plan.model | (model or {}))

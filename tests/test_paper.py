@@ -7,7 +7,7 @@ import torch
 
 from flowcourse import catalog, load
 from flowcourse.paper import paper_run, wants_gpu
-from flowcourse.training import RunError
+from flowcourse.training import RunError, context_for, runs
 
 TRAINABLE = [topic for topic in catalog.TOPICS if topic.presets]
 TINY = {
@@ -43,7 +43,10 @@ def test_training_path_at_toy_size(topic, capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "2 steps" in shown and f"({found.kind})" in shown
     (folder,) = tmp_path.iterdir()
-    assert torch.isfinite(load(folder).sample(2).double()).all()
+    model = load(folder)
+    context = context_for(model, runs.load_data(runs.read_run(folder)), "test")
+    given = {} if context is None else {"context": context[:2]}
+    assert torch.isfinite(model.sample(2, **given).double()).all()
 
 
 def test_parameter_count_is_that_of_the_real_model(capsys):

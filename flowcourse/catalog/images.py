@@ -170,7 +170,6 @@ GLOW = Topic(
         "laptop": Preset("digits", _GLOW, _GLOW_TRAINING),
         # The program's preprocessing.
         "centred": Preset("digits", _GLOW | dict(preprocessing="centred"), _GLOW_TRAINING),
-        "additive": Preset("digits", _GLOW | dict(coupling="additive"), _GLOW_TRAINING),
         "shuffle": Preset("digits", _GLOW | dict(permutation="shuffle"), _GLOW_TRAINING),
         "classes": Preset("digits", _GLOW | dict(classes=10), _GLOW_TRAINING | dict(steps=700)),
         "photos": Preset(

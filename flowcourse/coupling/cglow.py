@@ -65,7 +65,7 @@ class ConditionalActNorm(Bijector):
         self.net = net
 
     def _scale_and_shift(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        raw, shift = self.net(context).chunk(2, dim=1)
+        raw, shift = self.net(context).to(y.dtype).chunk(2, dim=1)
         log_scale = torch.tanh(raw)
         log_det = math.prod(y.shape[2:]) * log_scale.sum(dim=1)
         return log_scale[:, :, None, None], shift[:, :, None, None], log_det

@@ -13,7 +13,7 @@ Book: `book/coupling/flowpp.md`. Source: Ho, Chen, Srinivas, Duan & Abbeel (2019
 and the program released with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
@@ -111,7 +111,7 @@ class Coupling(Bijector):
     Source: Ho et al. (2019), section 3.2; Dinh et al. (2017), eqs. 4 and 5.
     """
 
-    def __init__(self, net: nn.Module, curve: MixtureCurve | AffineCurve, parity: int):
+    def __init__(self, net: Callable[..., Tensor], curve: Bijector, parity: int):
         super().__init__()
         self.net, self.curve, self.parity = net, curve, parity
 
@@ -219,7 +219,8 @@ def build(
         turn: see `TurnedFlow`; 0 for images as they are.
 
     Raises:
-        ValueError: examples that are no images, or an unknown choice.
+        ValueError: examples that are no images, an unknown choice, halves of an odd number of
+            channels, or images to be turned that are not square.
 
     The released programs state their numbers of parameters, and these are ours for CIFAR-10:
 
@@ -251,7 +252,9 @@ def build(
     def step(
         channels: int, size: tuple[int, int], parity: int, depth: int, context: int = 0
     ) -> list[Bijector]:
-        half = channels // 2
+        half, odd = divmod(channels, 2)
+        if odd:
+            raise ValueError(f"{channels} channels have no halves: squeeze first.")
         curve = MixtureCurve(components) if coupling == "mixture" else AffineCurve()
         net = AttentionNet(
             half,
@@ -277,6 +280,11 @@ def build(
 
     channels, height, width = event_shape
     size = (height, width)
+    if turn and (levels is None or height != width):
+        raise ValueError(
+            f"turn={turn} needs square images of discrete levels, and these are {height} x {width} "
+            f"with levels={levels}: set turn=0."
+        )
     noise = None
     if dequantizer == "variational" and levels is not None:
         q = on_checkerboards(noise_couplings, channels, size, noise_blocks, encoder_filters)

@@ -76,6 +76,6 @@ def with_noise(data: Dataset, deviation: float, seed: int) -> Dataset:
     generator = torch.Generator().manual_seed(seed)
 
     def noisy(x: Integer[Tensor, "n *event"]) -> Float[Tensor, "n *event"]:
-        return x + deviation * torch.randn(x.shape, generator=generator)
+        return x + deviation * torch.randn(x.shape, generator=generator, device=x.device)
 
     return replace(data, train_conditions=noisy(data.train), test_conditions=noisy(data.test))

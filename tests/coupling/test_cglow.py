@@ -267,10 +267,10 @@ def test_training_reaches_the_known_conditional_entropy():
     x = torch.rand(2000, 1, 2, 2) * 2 - 1
     y = x + 0.2 * torch.randn(x.shape)
     pairs = Dataset("pairs", y, y[:2], None, (1, 2, 2), train_conditions=x, test_conditions=x[:2])
-    options = SMALL | dict(scales=1, hidden=16, steps=1, condition_channels=16)
+    options = SMALL | dict(scales=1, hidden=16, steps=2, condition_channels=16)
     model = build(pairs.event_shape, None, **options)
     config = TrainingConfig(
-        steps=200, batch_size=128, micro_batches=1, learning_rate=1e-2, accelerator="cpu", ema=0
+        steps=400, batch_size=128, micro_batches=1, learning_rate=1e-2, accelerator="cpu", ema=0
     )
     found = np.mean(
         [row["nats"] for row in train(model, pairs, config, verbose=False).history[-5:]]
@@ -357,4 +357,4 @@ def test_the_nearest_sample_fills_only_what_is_missing():
 def test_a_chain_of_one_step_is_refused():
     model = Correlated(4, 1.0, 0.0)
     with pytest.raises(ValueError, match="two steps or more, and got steps=1"):
-        inpaint(model, torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 2, dtype=torch.bool), steps=1)
+        inpaint(model, torch.zeros(1, 1, 1, 2).long(), torch.ones(1, 1, 2).bool(), steps=1)

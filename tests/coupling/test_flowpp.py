@@ -344,6 +344,17 @@ def test_an_unknown_choice_is_named(wrong):
         model(**wrong)
 
 
+def test_an_odd_number_of_channels_has_no_halves():
+    with pytest.raises(ValueError, match="1 channels have no halves: squeeze first"):
+        model(layout=["channels"])
+
+
+@pytest.mark.parametrize(("shape", "levels"), [((1, 2, 4), 17), ((1, 4, 4), None)])
+def test_only_square_images_of_levels_are_turned(shape, levels):
+    with pytest.raises(ValueError, match=r"turn=0.5 needs square images"):
+        build(shape, levels, turn=0.5, **SMALL | dict(layout=["checkerboard"]))
+
+
 def test_continuous_images_get_the_flow_alone():
     assert isinstance(build((2, 4, 4), None, **SMALL | dict(layout=["channels"])), Flow)
 
