@@ -8,6 +8,7 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 WORKERS ?= auto
+ROUNDS ?= 10
 
 BIN := .venv/bin
 STAMPS := _build/stamps
@@ -24,7 +25,7 @@ PAGES := $(shell find book -type f -not -path '*/.*' -not -path '*/__pycache__/*
 .DELETE_ON_ERROR:
 # What is parallel is inside the steps; drift must be looked for before exercises are made anew.
 .NOTPARALLEL:
-.PHONY: all book clean doctor drift exercises grade help lab links lint pins results status test
+.PHONY: all book class500 clean doctor drift exercises faults grade help lab links lint pins results status test
 
 all: $(BOOK) $(SCORES) ## install, build the book, generate the exercises, grade a sample class
 	@echo
@@ -48,6 +49,12 @@ exercises: $(EXERCISES) ## generate exercises/ from solutions/
 grade: $(SCORES) ## grade a generated sample class with nbgrader and print its scores
 	@cat $(SCORES)
 
+class500: $(EXERCISES) ## grade 500 generated submissions, check every score, say how long it took
+	$(BIN)/python -m benchmarks.class500
+
+faults: $(EXERCISES) ## kill, lock, fill the disk and set the clock while a class is graded
+	$(BIN)/python -m pytest tests/grading/faults --rounds $(ROUNDS) -s
+
 lab: $(EXERCISES) ## open JupyterLab with nbgrader's extensions
 	$(BIN)/jupyter lab
 
@@ -55,6 +62,7 @@ results: $(INSTALLED) ## measure again every number of book/results (minutes to 
 	$(BIN)/python -m flowcourse results
 	$(BIN)/python -m benchmarks.baselines
 	$(BIN)/python -m benchmarks.grading
+	$(BIN)/python -m benchmarks.memory
 
 lint: $(INSTALLED) ## check style, types and spelling
 	$(BIN)/ruff check .
@@ -81,7 +89,7 @@ clean: ## remove what was built, but neither .venv nor your runs
 	rm -rf _build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # What the targets above stand on.
 

@@ -27,10 +27,11 @@ _put_first("PATH", os.path.dirname(sys.executable))
 from nbconvert.preprocessors import ClearMetadataPreprocessor  # noqa: E402
 from nbgrader import preprocessors as nbgrader  # noqa: E402
 
-from flowcourse.grading import guards  # noqa: E402
+from flowcourse.grading import guards, page, savings  # noqa: E402
 from flowcourse.grading import preprocessors as ours  # noqa: E402
 
 guards.guard()
+savings.save()
 
 c = get_config()  # noqa: F821  (nbgrader provides it)
 
@@ -95,5 +96,8 @@ c.Execute.skip_cells_with_tag = "flowcourse-never-skip"
 c.Execute.extra_arguments = ["--HistoryManager.hist_file=:memory:"]
 c.KernelManager.transport_encryption = "auto"
 
-# Feedback and Formgrader show what a student wrote: without scripts.
+# Feedback and Formgrader show what a student wrote: without scripts. And feedback can be mailed: it
+# is one file that loads nothing, with pictures for formulas.
 c.HTMLExporter.sanitize_html = True
+c.HTMLExporter.filters = {"markdown2html": page.markdown}
+c.GenerateFeedback.exporter_class = page.FeedbackPage

@@ -36,7 +36,7 @@ from flowcourse.grading.submission import read_notebook
 from flowcourse.results import write_records
 from flowcourse.training.runs import versions
 
-__all__ = ["WAYS", "Course", "measure", "repository"]
+__all__ = ["WAYS", "Course", "measure", "repository", "scores"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ROOT / "tests" / "grading" / "course"  # a problem set whose answers cost nothing
@@ -122,20 +122,28 @@ class Course:
 
     def scores(self) -> list[tuple[float, float]]:
         """Each submission's points, earned and available, from the grade book."""
-        query = """
-            select sum(grade.auto_score), sum(grade_cells.max_score) from grade
-            join grade_cells on grade.cell_id = grade_cells.id
-            group by grade.notebook_id
-        """
-        with sqlite3.connect(self.folder / "gradebook.db") as gradebook:
-            return [(earned or 0.0, available) for earned, available in gradebook.execute(query)]
+        return scores(self.folder)
 
     def run(self, command: list[str], cwd: Path) -> None:
         """Run a command with this repository's package, or say what it printed."""
+        # nbgrader runs alembic by its name, from an environment that is activated.
+        programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = os.environ | {"PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1"}
+        environment["PATH"] = programs
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{shlex.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def scores(course: Path) -> list[tuple[float, float]]:
+    """Each submission's points, earned and available, from the grade book of a course."""
+    query = """
+        select sum(grade.auto_score), sum(grade_cells.max_score) from grade
+        join grade_cells on grade.cell_id = grade_cells.id
+        group by grade.notebook_id
+    """
+    with sqlite3.connect(course / "gradebook.db") as gradebook:
+        return [(earned or 0.0, available) for earned, available in gradebook.execute(query)]
 
 
 def measure(topic: str, n: int, repeats: int, root: Path, folder: Path) -> list[dict[str, Any]]:

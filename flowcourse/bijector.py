@@ -16,11 +16,15 @@ What every subclass owes:
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import constraints
+
+from flowcourse.recomputation import recomputed
 
 __all__ = ["Bijector", "Compose", "Inverse", "NoInverseError", "sum_event"]
 
@@ -95,7 +99,13 @@ class Compose(Bijector):
 
     The Jacobian of a composition is a product, so the log-determinants add:
     $\log|\det J_{g \circ f}(x)| = \log|\det J_f(x)| + \log|\det J_g(f(x))|$.
+
+    Attributes:
+        recompute: keep only the input of each step for the backward pass, and compute the rest
+            again; same values, same gradients, less memory.
     """
+
+    recompute = False
 
     def __init__(self, *bijectors: Bijector):
         super().__init__()
@@ -108,22 +118,36 @@ class Compose(Bijector):
     def forward(self, x, context=None):
         log_det = x.new_zeros(x.shape[0])
         for bijector in self.bijectors:
-            x, term = bijector(x, context)
+            x, term = self._apply_step(bijector, bijector, x, context)
             log_det = log_det + term
         return x, log_det
 
     def inverse(self, z, context=None):
         log_det = z.new_zeros(z.shape[0])
         for bijector in reversed(self.bijectors):
-            z, term = bijector.inverse(z, context)  # type: ignore[operator]
+            z, term = self._apply_step(bijector, bijector.inverse, z, context)
             log_det = log_det + term
         return z, log_det
+
+    def steps(self) -> Iterator[Any]:
+        """The bijectors that hold no further composition."""
+        return (b for b in self.bijectors if _is_step(b))
+
+    def _apply_step(self, bijector, function, x, context):
+        # What holds a composition leaves it to that one: done here too, it would be done twice.
+        if self.recompute and torch.is_grad_enabled() and _is_step(bijector):
+            return recomputed(bijector, function, x, context)
+        return function(x, context)
 
     def __getitem__(self, index: int) -> Any:
         return self.bijectors[index]
 
     def __len__(self) -> int:
         return len(self.bijectors)
+
+
+def _is_step(bijector: nn.Module) -> bool:
+    return not any(isinstance(module, Compose) for module in bijector.modules())
 
 
 class Inverse(Bijector):

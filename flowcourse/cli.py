@@ -53,6 +53,11 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         help="continue a run that was interrupted (default), or delete it and start again",
     )
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be trained: layers, memory on each device, batches; in seconds",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -64,6 +69,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from flowcourse.training import runs, train
+    from flowcourse.training.dry_run import dry_run
 
     options = dict(_option(text) for text in args.options)
     shorthand = {
@@ -75,6 +81,9 @@ def _train(args: argparse.Namespace) -> int:
     }
     options |= {name: value for name, value in shorthand.items() if value is not None}
     plan = runs.plan(args.topic, args.preset, data=args.data, options=options)
+    if args.dry_run:
+        print(dry_run(plan))
+        return 0
     description = {**plan.description(), "command": args.command_line}
     data = runs.load_data(description)
     model = runs.build(description, data, plan.config.seed)
@@ -121,8 +130,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     description = training.read_run(args.run)
     model = training.load(args.run).to(pick_device(args.device))
     data = runs.load_data(description)
+    context = training.context_for(model, data, "test")
     result = training.evaluate(
-        model, data.test, args.repeats, args.draws, args.seed, labels=data.test_labels
+        model, data.test, args.repeats, args.draws, args.seed, context=context
     )
     record = {**result.asdict(), "data": description["data"], "entropy_nats": data.entropy_nats}
     write_json(args.run / "evaluation.json", record)
@@ -197,6 +207,12 @@ def _grade_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run submissions without a sandbox, as you: only for code that you trust",
     )
+    parser.add_argument(
+        "--reproduce",
+        action="store_true",
+        help="judge again what is graded, with the recorded inputs and limits, and compare; "
+        "changes nothing",
+    )
 
 
 def _grade(args: argparse.Namespace) -> int:
@@ -208,13 +224,16 @@ def _grade(args: argparse.Namespace) -> int:
 
     if args.unsafe:
         print(UNSAFE, file=sys.stderr)
+    workers = args.workers or os.cpu_count() or 1
+    if args.reproduce:
+        return _reproduce(args, workers)
     options = Options(unsafe=args.unsafe, **({} if args.seed is None else {"seed": args.seed}))
     entries = grade(
         args.assignment,
         args.course,
         repository(),
         options,
-        workers=args.workers or os.cpu_count() or 1,
+        workers=workers,
         scheduler=args.scheduler,
         only="all" if args.regrade else args.only,
         students=args.student,
@@ -224,6 +243,25 @@ def _grade(args: argparse.Namespace) -> int:
     print(f"In {args.course}: gradebook.db, autograded/, feedback/, grading/ (each exercise).")
     print(f"What the class has understood: flowcourse report {args.assignment}")
     return 0
+
+
+def _reproduce(args: argparse.Namespace, workers: int) -> int:
+    from flowcourse.grading.course import repository
+    from flowcourse.grading.reproduce import reproduce
+
+    found = reproduce(
+        args.assignment,
+        args.course,
+        repository(),
+        workers=workers,
+        scheduler=args.scheduler,
+        students=args.student,
+        unsafe=args.unsafe,
+    )
+    print("\n".join(map(str, found)))
+    equal = sum(one.equal for one in found)
+    print(f"{equal} of {len(found)} grades reproduced exactly; nothing was changed.")
+    return 0 if equal == len(found) else 1
 
 
 # report

@@ -118,6 +118,9 @@ class Flow(nn.Module, Distribution):
 
     arg_constraints: dict = {}
     has_rsample = True
+    # Whether every call needs a context: a label, or the condition of a pair, see `context_for`.
+    class_conditional = False
+    needs_conditions = False
 
     def __init__(self, bijector: Bijector, base: _Base):
         nn.Module.__init__(self)

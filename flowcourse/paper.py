@@ -8,26 +8,17 @@ NICE: additive coupling, preset 'paper'
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from flowcourse import catalog, data
-from flowcourse.data.online import SOURCES
-from flowcourse.training import Evaluation, evaluate, runs, train
+from flowcourse.training import Evaluation, context_for, evaluate, runs, train
 
 __all__ = ["paper_run", "wants_gpu"]
 
 SWITCH = "FLOWCOURSE_GPU"
-PIXEL_LEVELS = 256  # of every data set with a source of its own
-
-
-@dataclass(frozen=True)
-class _Shape:
-    event_shape: tuple[int, ...]
-    levels: int | None
 
 
 def wants_gpu() -> bool:
@@ -37,7 +28,7 @@ def wants_gpu() -> bool:
 
 def paper_run(
     topic: str,
-    preset: str = "paper",
+    preset: str | None = None,
     *,
     options: Mapping[str, Any] | None = None,
     training: bool | None = None,
@@ -50,7 +41,7 @@ def paper_run(
 
     Args:
         topic: name in the catalog.
-        preset: name of one of its presets.
+        preset: name of one of its presets; None for the (first) one of the paper.
         options: changes to the preset, as `flowcourse train --set` takes them.
         training: whether to train; None trains if `wants_gpu`.
         runs_folder: where the run is saved, in a folder of its own.
@@ -63,12 +54,14 @@ def paper_run(
         DataError: the data set cannot be had.
     """
     options = dict(options or {})
+    entry = catalog.topic(topic)
+    preset = entry.paper_preset if preset is None else preset
     plan = runs.plan(topic, preset, options=options)
-    entry, shape = catalog.topic(topic), _shape(plan.data, plan.data_options)
+    shape = data.summary(plan.data, **plan.data_options)
     with torch.device("meta"):
         model = runs.build(plan.description(), shape, plan.config.seed)
     parameters = sum(p.numel() for p in model.parameters())
-    settings = catalog.topic(topic).preset(preset).training
+    settings = entry.preset(preset).training
     levels = "continuous" if shape.levels is None else f"{shape.levels} levels"
     lines = [
         f"{entry.title}, preset {preset!r}",
@@ -77,13 +70,14 @@ def paper_run(
         f"  training    {_named({name: getattr(plan.config, name) for name in settings})}",
         f"  parameters  {parameters:,}",
     ]
-    if preset == "paper" and entry.paper_parameters is not None:
+    if entry.paper_parameters is not None and preset == entry.paper_preset:
         lines[-1] += f" (expected of the paper's model: {entry.paper_parameters:,})"
     print("\n".join(lines))
 
     if not (wants_gpu() if training is None else training):
         there = "A CUDA device is here." if torch.cuda.is_available() else "No CUDA device here."
         fetch = " --set data.download=true" if plan.data in data.ONLINE else ""
+        fetch = " --set data.folder=FOLDER" if plan.data in data.LOCAL else fetch
         print(
             f"{there} Nothing was trained: set {SWITCH}=1 on a machine with a GPU, or run there\n"
             f"  flowcourse train {topic} --preset {preset} --data {plan.data} --device cuda"
@@ -100,7 +94,8 @@ def paper_run(
     model = runs.build(description, dataset, plan.config.seed)
     folder = Path(runs_folder) / plan.name
     result = train(model, dataset, plan.config, folder, description=description)
-    found = evaluate(result.model, dataset.test, labels=dataset.test_labels)
+    context = context_for(result.model, dataset, "test")
+    found = evaluate(result.model, dataset.test, context=context)
     print(f"{result.steps} steps in {result.seconds:.0f} s, saved in {folder}.")
     value, error, unit = found.bits_per_dim, found.standard_error, "bits/dim"
     if value is None:
@@ -109,16 +104,6 @@ def paper_run(
     if found.bits_per_dim_iw is not None:
         print(f"      {found.bits_per_dim_iw:.4f} with {found.draws} importance-weighted draws")
     return found
-
-
-def _shape(name: str, options: Mapping[str, Any]) -> _Shape:
-    """Shape and levels of a data set, without fetching one that is not here."""
-    if name in SOURCES:
-        return _Shape(SOURCES[name].event_shape, PIXEL_LEVELS)
-    if name == "binary_mnist":
-        return _Shape(SOURCES["mnist"].event_shape, 2)
-    offline = data.load(name, **options)
-    return _Shape(offline.event_shape, offline.levels)
 
 
 def _named(options: Mapping[str, Any]) -> str:

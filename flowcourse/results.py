@@ -23,7 +23,7 @@ RESULTS = ROOT / "book" / "results"
 # Every record is measured with these, so that its number can be found again.
 DRAWS, REPEATS, SEED = 64, 8, 0
 # Kept in the repository: one seed, and no more than this in bytes.
-KEPT_SEED, KEPT_SIZE = 0, 3_000_000
+KEPT_SEED, KEPT_SIZE = 0, 3 * 2**20
 # A record of bits per dimension has these. Other quantities, such as a model's further `figures`,
 # go by their own names.
 KEYS = (
@@ -77,6 +77,7 @@ def measure(
 ) -> dict[str, Any]:
     """Train one run, or take it where it stands, and measure it on the test set, on the CPU."""
     plan = runs.plan(topic, preset, options={"seed": seed})
+    kept = catalog.topic(topic).preset(preset).kept
     run_folder = runs_folder / plan.name
     line = f"flowcourse train {topic} --preset {preset} --data {plan.data} --seed {seed}"
     description = {**plan.description(), "command": line}
@@ -99,7 +100,7 @@ def measure(
         "command": command,
         "versions": run["versions"],
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "checkpoint": _keep(run_folder, folder, seed),
+        "checkpoint": _keep(run_folder, folder, seed) if kept else None,
     }
     return record
 
@@ -117,7 +118,8 @@ def data_name(data: str, options: Mapping[str, Any]) -> str:
 def _evaluate(folder: Path) -> Evaluation:
     data = runs.load_data(training.read_run(folder))
     model = training.load(folder)
-    return training.evaluate(model, data.test, REPEATS, DRAWS, SEED, labels=data.test_labels)
+    context = training.context_for(model, data, "test")
+    return training.evaluate(model, data.test, REPEATS, DRAWS, SEED, context=context)
 
 
 def _figures(evaluation: Evaluation, entropy_nats: float | None) -> dict[str, Any]:
@@ -165,7 +167,8 @@ def reevaluate(record: Mapping[str, Any], folder: Path = RESULTS) -> dict[str, A
     if not record.get("checkpoint"):
         raise RunError(
             f"The record of {record['topic']}, seed {record['seed']}, keeps no checkpoint: only "
-            f"those of seed {KEPT_SEED} of at most {KEPT_SIZE} bytes are kept."
+            f"those of seed {KEPT_SEED} and of at most {KEPT_SIZE} bytes are kept, unless the "
+            "preset says otherwise."
         )
     return _figures(_evaluate(folder / record["checkpoint"]), record.get("entropy_nats"))
 

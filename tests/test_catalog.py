@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowcourse import data
-from flowcourse.catalog import TOPICS, instances, topic
+from flowcourse.catalog import TOPICS, Preset, Topic, instances, topic
 from flowcourse.training import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +35,16 @@ def test_names_are_unique_and_unknown_names_are_explained():
         topic("nice").preset("huge")
 
 
+def test_every_preset_whose_name_starts_with_paper_is_left_to_gpus():
+    names = dict.fromkeys(
+        ["laptop", "paper-cifar10", "additive", "paper-imagenet32"], Preset("digits")
+    )
+    entry = Topic("a", "part", "title", "summary", "key", presets=names)
+    assert entry.measured == ["laptop", "additive"] and entry.paper_preset == "paper-cifar10"
+    with pytest.raises(KeyError, match="starts with 'paper'"):
+        _ = topic("likelihood").paper_preset
+
+
 def test_instances_are_the_same_every_time():
     for (bijector, x), (again, y) in zip(
         instances("realnvp").values(), instances("realnvp").values(), strict=True
@@ -47,19 +57,17 @@ def test_presets_build_and_configure(entry, name):
     preset = entry.presets[name]
     assert preset.data in data.NAMES
     TrainingConfig(**preset.training)
-    shape, levels = {
-        "digits": ((1, 8, 8), 17),
-        "binary_digits": ((1, 8, 8), 2),
-        "mnist": ((1, 28, 28), 256),
-        "binary_mnist": ((1, 28, 28), 2),
-    }.get(preset.data, ((3, 32, 32), 256))
+    spec = data.summary(preset.data, **preset.data_options)
+    shape, levels = spec.event_shape, spec.levels
     with torch.device("meta"):
         model = entry.build(shape, levels, **preset.model)
     x = torch.zeros(2, *shape, device="meta")
     inputs = [x]
     if getattr(model, "class_conditional", False):
         inputs.append(torch.zeros(2, dtype=torch.int64, device="meta"))
+    if getattr(model, "needs_conditions", False):
+        inputs.append(torch.zeros(2, *shape, device="meta"))
     assert model(*inputs).shape == (2,)
     count = sum(p.numel() for p in model.parameters())
-    if name == "paper" and entry.paper_parameters is not None:
+    if entry.paper_parameters is not None and name == entry.paper_preset:
         assert count == entry.paper_parameters

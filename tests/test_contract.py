@@ -15,8 +15,8 @@ CASES = [(topic.name, name) for topic in TOPICS for name in instances(topic.name
 @pytest.mark.parametrize("property_name", PROPERTIES)
 @pytest.mark.parametrize(("topic", "instance"), CASES, ids=lambda value: value)
 def test_property(topic, instance, property_name):
-    bijector, x = instances(topic)[instance]
-    check_bijector(bijector, x, properties=[property_name])
+    bijector, x, *context = instances(topic)[instance]
+    check_bijector(bijector, x, *context, properties=[property_name])
 
 
 VECTORS = st.tuples(st.integers(2, 7))

@@ -7,12 +7,13 @@ import torch
 
 from flowcourse import catalog, load
 from flowcourse.paper import paper_run, wants_gpu
-from flowcourse.training import RunError
+from flowcourse.training import RunError, context_for, runs
 
 TRAINABLE = [topic for topic in catalog.TOPICS if topic.presets]
 TINY = {
     "nice": {"model.hidden": 8, "model.depth": 1},
     "realnvp": {"model.hidden": 4, "model.blocks": 1},
+    "glow": {"model.hidden": 4, "model.steps": 1},
 }
 
 
@@ -21,8 +22,8 @@ def test_paper_setting_is_shown_without_data_or_gpu(topic, capsys, monkeypatch):
     monkeypatch.delenv("FLOWCOURSE_GPU", raising=False)
     assert paper_run(topic.name) is None
     shown = capsys.readouterr().out
-    assert topic.title in shown and topic.preset("paper").data in shown
-    assert f"flowcourse train {topic.name} --preset paper" in shown
+    assert topic.title in shown and topic.preset(topic.paper_preset).data in shown
+    assert f"flowcourse train {topic.name} --preset {topic.paper_preset} " in shown
     if topic.paper_parameters is not None:
         assert f"parameters  {topic.paper_parameters:,} (" in shown
 
@@ -42,7 +43,10 @@ def test_training_path_at_toy_size(topic, capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "2 steps" in shown and f"({found.kind})" in shown
     (folder,) = tmp_path.iterdir()
-    assert torch.isfinite(load(folder).sample(2).double()).all()
+    model = load(folder)
+    context = context_for(model, runs.load_data(runs.read_run(folder)), "test")
+    given = {} if context is None else {"context": context[:2]}
+    assert torch.isfinite(model.sample(2, **given).double()).all()
 
 
 def test_parameter_count_is_that_of_the_real_model(capsys):

@@ -82,7 +82,7 @@ def imported(path: Path) -> set[str]:
     [
         (set(PACKAGE.rglob("*.py")) - set(GRADING.rglob("*.py")), "flowcourse"),
         (set(GRADING.rglob("*.py")), "flowcourse[grading]"),
-        (set((ROOT / "benchmarks").rglob("*.py")), "flowcourse"),
+        (set((ROOT / "benchmarks").rglob("*.py")), "flowcourse[grading]"),
         (set((ROOT / "book").rglob("*.py")), "flowcourse[book]"),
     ],
     ids=["package", "grading", "benchmarks", "book"],

@@ -365,7 +365,7 @@ class GaussianMADE(Bijector):
         self, x: Float[Tensor, "batch dims"]
     ) -> tuple[Float[Tensor, "batch dims"], Float[Tensor, "batch dims"]]:
         r"""$\mu$ and $\alpha$ of every dimension, given the earlier ones."""
-        shift, raw = self.net(x.unsqueeze(-1)).unbind(dim=-1)
+        shift, raw = self.net(x.unsqueeze(-1)).to(x.dtype).unbind(dim=-1)
         return shift, self.bound * torch.tanh(raw / self.bound)
 
     def forward(self, x, context=None):

@@ -18,20 +18,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from flowcourse.bijector import sum_event
 from flowcourse.chain_rule import AutoregressiveModel
 from flowcourse.nets.streams import ShiftedConv, TwoStreams
+from flowcourse.nets.symmetry import SYMMETRIES, random_symmetry, turned
 
 __all__ = ["LogisticMixture", "PixelCNNpp", "Softmax", "build", "discretized_logistic"]
-__all__ += ["linear_in_colours", "turned"]
+__all__ += ["linear_in_colours"]
 
 # The paper's floor is e^-7. A ceiling keeps the bins of very wide logistics representable, too.
 LOG_SCALES = (-7.0, 7.0)
-# Of the square: four turns, and as many mirrored ones.
-SYMMETRIES = 8
 
 
 # The likelihood
@@ -170,17 +169,6 @@ class LogisticMixture:
 # The model
 
 
-def turned(
-    x: Shaped[Tensor, "batch channels h w"], kind: Int[Tensor, " batch"]
-) -> Shaped[Tensor, "batch channels h w"]:
-    """Square images by quarter turns, `kind % 4` of them, and mirrored first if `kind >= 4`."""
-    found = x
-    for k in range(1, SYMMETRIES):
-        image = torch.rot90(x.flip(3) if k >= 4 else x, k % 4, (2, 3))
-        found = torch.where((kind == k)[:, None, None, None], image, found)
-    return found
-
-
 class PixelCNNpp(AutoregressiveModel):
     """Two streams and a likelihood.
 
@@ -255,8 +243,7 @@ class PixelCNNpp(AutoregressiveModel):
         if not (self.turn and self.training and context is None):
             return self.log_prob(x, context)
         x = self._check(x)
-        kind = torch.randint(1, SYMMETRIES, (len(x),), device=x.device)
-        kind = torch.where(torch.rand(len(x), device=x.device) < self.turn, kind, 0)
+        kind = random_symmetry(x, self.turn)
         return self._score(turned(x, kind), kind)
 
     def _score(self, x: Tensor, labels: Tensor | None) -> Float[Tensor, " batch"]:

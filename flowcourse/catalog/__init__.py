@@ -4,18 +4,23 @@ Everything that lists topics reads this table: the tests, the README, the book's
 `flowcourse train NAME` and the benchmarks. Adding a topic starts with a row in its part's file.
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
 
-from flowcourse.bijector import Bijector
-from flowcourse.catalog import autoregressive, coupling, foundations
-from flowcourse.catalog.table import GPU_PRESET, Preset, Topic, perturbed
+import torch
+
+from flowcourse.catalog import autoregressive, coupling, foundations, images
+from flowcourse.catalog.table import GPU_PRESET, Instance, Preset, Topic, perturbed
 from flowcourse.chain_rule import AutoregressiveModel
 
 __all__ = ["GPU_PRESET", "TOPICS", "Preset", "Topic", "instances", "models", "perturbed", "topic"]
 
 # In teaching order.
-TOPICS: tuple[Topic, ...] = (*foundations.TOPICS, *coupling.TOPICS, *autoregressive.TOPICS)
+TOPICS: tuple[Topic, ...] = (
+    *foundations.TOPICS,
+    *coupling.TOPICS,
+    *images.TOPICS,
+    *autoregressive.TOPICS,
+)
 
 
 def topic(name: str) -> Topic:
@@ -27,8 +32,8 @@ def topic(name: str) -> Topic:
     raise KeyError(f"There is no topic {name!r}. Known topics: {known}.")
 
 
-def instances(name: str, seed: int = 0) -> dict[str, tuple[Bijector, Tensor]]:
-    """The small bijectors of a topic, each with an input; the same ones every time."""
+def instances(name: str, seed: int = 0) -> Mapping[str, Instance]:
+    """The small bijectors of a topic, each with an input, and with its conditions if it has any."""
     entry = topic(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from flowcourse.bijector import Bijector
 from flowcourse.chain_rule import AutoregressiveModel
 
-__all__ = ["GPU_PRESET", "Preset", "Topic", "perturbed", "uniform"]
+__all__ = ["GPU_PRESET", "Instance", "Preset", "Topic", "perturbed", "uniform"]
 
-Small = Callable[[ModuleType], dict[str, tuple[Bijector, Tensor]]]
+# A bijector with an input, and with the conditions of that input if it is a conditional one.
+Instance = tuple[Bijector, Tensor] | tuple[Bijector, Tensor, Tensor]
+Small = Callable[[ModuleType], Mapping[str, Instance]]
 SmallModels = Callable[[ModuleType], dict[str, AutoregressiveModel]]
 
-# The paper's setting: asks for days on a GPU. `make results` measures all other presets.
+# Presets whose names start so are the paper's settings: they ask for days on a GPU. `make results`
+# measures all others.
 GPU_PRESET = "paper"
 
 
@@ -35,12 +38,15 @@ class Preset:
         model: options of the topic's `build`, besides the data's shape and levels.
         training: fields of `flowcourse.training.TrainingConfig`.
         data_options: options of `flowcourse.data.load`.
+        kept: whether the repository keeps a small checkpoint of it, for pages to load and tests to
+            measure again.
     """
 
     data: str
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     data_options: dict[str, Any] = field(default_factory=dict)
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,15 @@ class Topic:
         title: the chapter's title.
         summary: one line for tables.
         paper: key in `book/references.bib` of the paper that the topic follows.
-        small: makes the small bijectors, each with an input, that the property tests run on.
+        small: makes the small bijectors that the property tests run on, each with an input, and
+            with conditions if it is a conditional one.
         small_models: makes the small autoregressive models that their property tests run on.
         presets: ways to train, by name; `laptop` takes minutes on two cores, `paper` is the
-            paper's configuration, and others are variants that are measured beside `laptop`.
+            paper's configuration (or `paper-cifar10` and so on, the first of them for the GPU
+            cell of the chapter), and others are variants that are measured beside `laptop`.
             Empty for a topic without a model of its own.
-        paper_parameters: number of parameters of the paper's model, where it is known.
+        paper_parameters: number of parameters of the (first) paper preset's model, where the
+            paper's is known.
     """
 
     name: str
@@ -107,7 +116,15 @@ class Topic:
     @property
     def measured(self) -> list[str]:
         """Names of the presets that `make results` measures: those that a laptop can train."""
-        return [name for name in self.presets if name != GPU_PRESET]
+        return [name for name in self.presets if not name.startswith(GPU_PRESET)]
+
+    @property
+    def paper_preset(self) -> str:
+        """Name of the first preset that is the paper's; raises KeyError if there is none."""
+        for name in self.presets:
+            if name.startswith(GPU_PRESET):
+                return name
+        raise KeyError(f"Topic {self.name!r} has no preset whose name starts with {GPU_PRESET!r}.")
 
     def preset(self, name: str) -> Preset:
         """Look up a preset; raises KeyError with the known names."""

@@ -26,8 +26,8 @@ def close(tolerance: float = 1e-6) -> Comparison:
             return complaint
         single = answer.dtype in (np.float32, np.float16)
         allowed = max(tolerance, 1e-4) if single else tolerance
-        answer, expected = answer * 1.0, expected * 1.0  # truth values cannot be subtracted
         with np.errstate(invalid="ignore", over="ignore"):
+            answer, expected = answer * 1.0, expected * 1.0  # truth values cannot be subtracted
             error = np.abs(answer - expected) / np.maximum(1, np.abs(expected))
         # Equal infinities agree; their difference is NaN.
         error = np.where(answer == expected, 0.0, error)

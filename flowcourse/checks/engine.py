@@ -122,7 +122,7 @@ class Exercise:
         if answer is ... or answer is None:
             return self.unanswered
         key = Key(self, secrets.randbelow(2**31) if seed is None else seed)
-        return key.grade(self.values(answer, key.inputs, key.seed), diagnose)
+        return key.grade(self.values(answer, key.inputs, key.noise), diagnose)
 
     @property
     def unanswered(self) -> Outcome:
@@ -134,11 +134,17 @@ class Key:
     """The answer key of an exercise for one seed: inputs, right values, and each mistake's.
 
     What the reference and the mistakes give is computed once, however many answers are graded.
+
+    Args:
+        exercise: what is asked.
+        seed: of the inputs.
+        noise: of what is random in the probe, and so known to answers; the same seed if None.
     """
 
-    def __init__(self, exercise: Exercise, seed: int):
+    def __init__(self, exercise: Exercise, seed: int, noise: int | None = None):
         self.exercise = exercise
         self.seed = seed
+        self.noise = seed if noise is None else noise
         self.inputs = exercise.inputs(seed)
         self._mistakes: dict[str, Values] = {}
 
@@ -146,13 +152,36 @@ class Key:
     def expected(self) -> dict[str, np.ndarray]:
         """What the reference gives."""
         expected = {}
-        found = self.exercise.values(self.exercise.reference, self.inputs, self.seed)
+        found = self.exercise.settle(self._evidence, self.inputs)
         for part, value in found.items():
             if isinstance(value, Failure):
                 name = self.exercise.name
                 raise RuntimeError(f"{name}: the reference itself fails at {part}: {value}")
             expected[part] = value
         return expected
+
+    @cached_property
+    def _evidence(self) -> Values | Failure:
+        """What the probe brings back of the reference."""
+        exercise = self.exercise
+        shown = exercise.shown(self.inputs)
+        return gather(exercise.probe, exercise.reference, shown, self.noise)
+
+    def settle(self, evidence: Values | Failure) -> Values:
+        """The value of each part, from what the probe brought back from a sandbox.
+
+        Computing with an array that is far larger than the reference's could take all memory.
+        """
+        if not isinstance(evidence, Failure) and not isinstance(self._evidence, Failure):
+            sizes = [v.size for v in self._evidence.values() if not isinstance(v, Failure)]
+            most = 1000 + 4 * max(sizes, default=0)
+            evidence = {
+                name: Failure("ValueError", f"expected at most {most} numbers, got {value.size}")
+                if not isinstance(value, Failure) and value.size > most
+                else value
+                for name, value in evidence.items()
+            }
+        return self.exercise.settle(evidence, self.inputs)
 
     def grade(self, found: Values, diagnose: bool = True) -> Outcome:
         """Compare an answer's values with the reference's, and name the mistake."""
@@ -188,7 +217,7 @@ class Key:
         """The mistake that is wrong in the same parts and gives the same values there."""
         for message, implementation in self.exercise.mistakes.items():
             if message not in self._mistakes:
-                theirs = self.exercise.values(implementation, self.inputs, self.seed)
+                theirs = self.exercise.values(implementation, self.inputs, self.noise)
                 self._mistakes[message] = theirs
             theirs = self._mistakes[message]
             if set(self._complaints(theirs)) != wrong:

@@ -2,14 +2,18 @@ r"""The course's data: one function, `load`, and one result, `Dataset`.
 
 - Offline, always there: scikit-learn's 8x8 `digits`, `photo_patches` cut from scikit-learn's two
   sample photos, and 2-D toys whose true density and entropy are known.
+- Pairs, of something to predict and a picture to predict it from: `digit_halves`, `noisy_digits`,
+  `noisy_patches`.
 - On request: `mnist`, `fashion_mnist` and `cifar10`, from OpenML (`download=True`, kept under
   `$FLOWCOURSE_DATA` or `~/.cache/flowcourse`), and the first two from a folder of IDX files.
+- From files that you download yourself: `imagenet32` and `imagenet64`, mapped into memory.
 
 Nothing here touches the network unless `download=True` is passed.
 """
 
 from flowcourse.data.dataset import DataError, Dataset
-from flowcourse.data.names import NAMES, OFFLINE, ONLINE
-from flowcourse.data.registry import available, load
+from flowcourse.data.names import LOCAL, NAMES, OFFLINE, ONLINE
+from flowcourse.data.registry import Summary, available, load, summary
 
-__all__ = ["NAMES", "OFFLINE", "ONLINE", "DataError", "Dataset", "available", "load"]
+__all__ = ["LOCAL", "NAMES", "OFFLINE", "ONLINE", "DataError", "Dataset", "Summary"]
+__all__ += ["available", "load", "summary"]

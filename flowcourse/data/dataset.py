@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 __all__ = ["DataError", "Dataset"]
@@ -30,6 +31,9 @@ class Dataset:
             dtype and on any device, where it is known.
         train_labels: int64 `(n,)`, where the data have classes.
         test_labels: as `train_labels`.
+        train_conditions: `(n, ...)`, where each example comes with something to predict it from:
+            half of an image, a noisy picture.
+        test_conditions: as `train_conditions`.
 
     Raises:
         ValueError: the tensors do not have the stated shape, type or range.
@@ -46,11 +50,13 @@ class Dataset:
     log_density: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     train_labels: Tensor | None = field(default=None, repr=False)
     test_labels: Tensor | None = field(default=None, repr=False)
+    train_conditions: Tensor | None = field(default=None, repr=False)
+    test_conditions: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        for part, x, labels in (
-            ("train", self.train, self.train_labels),
-            ("test", self.test, self.test_labels),
+        for part, x, labels, conditions in (
+            ("train", self.train, self.train_labels, self.train_conditions),
+            ("test", self.test, self.test_labels, self.test_conditions),
         ):
             where = f"{self.name}.{part}"
             if len(x) == 0 or tuple(x.shape[1:]) != tuple(self.event_shape):
@@ -63,12 +69,19 @@ class Dataset:
                     f"{where}_labels should have shape ({len(x)},) and has {tuple(labels.shape)}: "
                     "give one label for each example."
                 )
+            if conditions is not None and len(conditions) != len(x):
+                raise ValueError(
+                    f"{where}_conditions should have {len(x)} rows and has {len(conditions)}: "
+                    "give one condition for each example."
+                )
             if self.levels is None:
                 if not x.is_floating_point():
                     raise ValueError(
                         f"{where} holds {x.dtype} and levels is None, which means continuous data: "
                         "give levels, or convert to floating point."
                     )
+            elif x.dtype == torch.uint8 and self.levels == 256:
+                pass  # Every byte is a level; a file of them is not read for that.
             # Compared as Python integers: 256 does not fit into uint8.
             elif x.is_floating_point() or x.min().item() < 0 or x.max().item() >= self.levels:
                 raise ValueError(

@@ -1,8 +1,10 @@
 """The names that `load` knows, in the order in which the course meets them."""
 
-__all__ = ["NAMES", "OFFLINE", "ONLINE"]
+__all__ = ["LOCAL", "NAMES", "OFFLINE", "ONLINE"]
 
 TOYS = ("moons", "circles", "pinwheel", "checkerboard", "eight_gaussians")
-OFFLINE = ("digits", "binary_digits", "photo_patches", *TOYS)
+PAIRS = ("digit_halves", "noisy_digits", "noisy_patches")
+OFFLINE = ("digits", "binary_digits", "photo_patches", *PAIRS, *TOYS)
 ONLINE = ("mnist", "binary_mnist", "fashion_mnist", "cifar10")
-NAMES = (*OFFLINE, *ONLINE)
+LOCAL = ("imagenet32", "imagenet64")
+NAMES = (*OFFLINE, *ONLINE, *LOCAL)

@@ -119,6 +119,9 @@ class DequantizedFlow(nn.Module):
     """
 
     kind = "bound"
+    # Whether every call needs a context: a label, or the condition of a pair, see `context_for`.
+    class_conditional = False
+    needs_conditions = False
 
     def __init__(self, flow: Flow, levels: int, dequantizer: nn.Module | None = None):
         super().__init__()

@@ -7,69 +7,38 @@ graded again, so that the same command after a crash goes on where it was.
 """
 
 import contextlib
-import functools
-import hashlib
-import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import fcntl
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nbformat.v4 import new_notebook
 from nbgrader.apps import NbGraderAPI
 from tqdm import tqdm
 
-import flowcourse
 from flowcourse.grading import preprocessors
+from flowcourse.grading.audit import now
 from flowcourse.grading.course import NbgraderError, nbgrader_api, succeed
-from flowcourse.grading.judge import Cell, Judge, Verdict
+from flowcourse.grading.handed_in import (
+    cells_of,
+    digest,
+    faults_named,
+    read_submission,
+    sources_digest,
+    submission_digest,
+    submissions,
+)
+from flowcourse.grading.judge import Verdict
 from flowcourse.grading.namespaces import Limits
-from flowcourse.grading.preprocessors import KnownCell, known_cells, plan, preload, restore
+from flowcourse.grading.preprocessors import preload, restore
 from flowcourse.grading.register import Entry, Register
-from flowcourse.grading.submission import TROUBLE, check_of, read_files, read_notebook
+from flowcourse.grading.sandbox import NoSandbox, in_sight
+from flowcourse.grading.submission import check_of
+from flowcourse.grading.workers import GradingError, Options, Submission, verdicts
 
-__all__ = ["CHOICES", "GradingError", "Options", "grade", "submissions", "table"]
+__all__ = ["CHOICES", "GradingError", "Options", "entry_of", "grade", "submissions", "table"]
 
 CHOICES = ("new", "changed", "all")
-AHEAD = 3  # submissions given out for each worker: none waits, and few lie about
-
-
-class GradingError(RuntimeError):
-    """The class could not be graded; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How submissions are judged.
-
-    Attributes:
-        seed: of the inputs of all checks; all submissions of one run meet the same.
-        limits: what one submission may use; those of the settings (`c.Grade.limits`) if None.
-        unsafe: no sandbox, see `flowcourse.grading.sandbox`.
-        everything: for the course's own sample class, see there.
-    """
-
-    seed: int = field(default_factory=lambda: secrets.randbelow(2**31))
-    limits: Limits | None = None
-    unsafe: bool = False
-    everything: bool = False
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What a worker is given."""
-
-    student: str
-    digest: str
-    cells: list[Cell]
-    files: dict[str, bytes]
-    trouble: str | None
-    notebook: bool  # whether there is one, readable or not
-
-
-def submissions(course: Path, assignment: str) -> list[str]:
-    """Students who have handed in the assignment."""
-    return sorted(path.parent.name for path in course.glob(f"submitted/*/{assignment}"))
 
 
 def grade(
@@ -101,41 +70,50 @@ def grade(
         progress: show a bar, and each score as it comes.
 
     Raises:
-        GradingError: there is nothing to grade, or the workers are lost; what is in the register
-            then stays there.
+        GradingError: there is nothing to grade, the workers are lost, the disk is full or the
+            grade book locked; what is in the register then stays there.
     """
     options = options or Options()
     course = course.resolve()
+    if not options.unsafe and in_sight(course):
+        raise NoSandbox(
+            f"The course folder {course} lies where the system or Python does, and so in sight of "
+            "every submission: move it elsewhere."
+        )
     api = nbgrader_api(course, root)
+    options = replace(options, everything=options.everything or api.config.Grade.everything is True)
     if options.limits is None:
         options = replace(options, limits=Limits(**api.config.Grade.get("limits", {})))
-    known = _known(api, assignment)
-    register = Register(course, assignment)
-    handed_in = submissions(course, assignment)
-    if missing := sorted(set(students or ()) - set(handed_in)):
-        raise GradingError(
-            f"Nothing handed in by {', '.join(missing)}: expected submitted/STUDENT/{assignment}."
-        )
-    state = _digest(*(path.read_bytes() for path in _sources(root, course, assignment)))
-    waiting = []
-    for student in students or handed_in:
-        digest = _digest(state.encode(), *_contents(course / "submitted" / student / assignment))
-        before = register.entries.get(student)
-        fresh = before is None or before.digest != digest
-        if only == "all" or (fresh and (only == "new" or before is not None)):
-            waiting.append((student, digest))
-    work = (_read(course, assignment, known, *who) for who in waiting)
-    modules = preload(restore(new_notebook(), known))
-    judge = functools.partial(_judge, assignment, options, modules)
-    bar = tqdm(total=len(waiting), desc=assignment, unit="submission", disable=not progress)
-    with bar:
-        for submission, verdict in _verdicts(work, judge, workers, scheduler, len(waiting)):
-            entry = _enter(api, assignment, submission, verdict, feedback)
-            register.add(entry)
-            trouble = f"  {entry.troubles[0]}" if entry.troubles else ""
-            if progress:
-                bar.write(f"{entry.student}: {entry.total:g}/{entry.available:g}{trouble}")
-            bar.update()
+    with faults_named(), _alone(course):
+        known = cells_of(api, assignment)
+        register = Register(course, assignment)
+        handed_in = submissions(course, assignment)
+        if missing := sorted(set(students or ()) - set(handed_in)):
+            raise GradingError(
+                f"Nothing handed in by {', '.join(missing)}: "
+                f"expected submitted/STUDENT/{assignment}."
+            )
+        checks = sources_digest(root, course, assignment)
+        waiting = []
+        for student in students or handed_in:
+            state = digest(checks, submission_digest(course, assignment, student))
+            before = register.entries.get(student)
+            fresh = before is None or before.digest != state
+            if only == "all" or (fresh and (only == "new" or before is not None)):
+                waiting.append(student)
+        work = (read_submission(course, assignment, known, who, checks) for who in waiting)
+        modules = preload(restore(new_notebook(), known))
+        bar = tqdm(total=len(waiting), desc=assignment, unit="submission", disable=not progress)
+        judged = verdicts(work, len(waiting), assignment, options, modules, workers, scheduler)
+        with bar, contextlib.closing(judged):
+            for submission, verdict in judged:
+                entry = _enter(api, assignment, submission, verdict, feedback)
+                entry = replace(entry, date=now(), checks=checks)
+                register.add(entry)
+                trouble = f"  {entry.troubles[0]}" if entry.troubles else ""
+                if progress:
+                    bar.write(f"{entry.student}: {entry.total:g}/{entry.available:g}{trouble}")
+                bar.update()
     return {
         student: register.entries[student] for student in handed_in if student in register.entries
     }
@@ -151,146 +129,61 @@ def table(assignment: str, entries: Mapping[str, Entry]) -> str:
     return "\n".join(lines)
 
 
-# Judging, in workers
-
-
-def _judge(
-    assignment: str, options: Options, modules: list[str], submission: Submission
-) -> Verdict:
-    judge = _warm_judge(assignment, options, tuple(modules))
-    return judge.judge(submission.cells, submission.files)
-
-
-@functools.lru_cache(maxsize=1)
-def _warm_judge(assignment: str, options: Options, modules: tuple[str, ...]) -> Judge:
-    return Judge(
-        assignment, options.seed, modules, options.limits, options.unsafe, options.everything
-    )
-
-
-def _verdicts(
-    work: Iterator[Submission],
-    judge: Callable[[Submission], Verdict],
-    workers: int,
-    scheduler: str | None,
-    n: int,
-) -> Iterator[tuple[Submission, Verdict]]:
-    """Judge submissions on workers; yields each with its verdict as it comes."""
-    if not n:
-        return
-    from distributed import Client, KilledWorker, LocalCluster, as_completed
-
-    cluster = None
-    if scheduler is None:
-        cluster = LocalCluster(
-            n_workers=min(workers, n),
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            memory_limit=0,  # the sandbox has its own
-        )
-    try:
-        with Client(cluster or scheduler, set_as_default=False) as client:
-            ahead = AHEAD * max(1, len(client.scheduler_info()["workers"]))
-            running: dict[Any, Submission] = {}
-            results = as_completed(loop=client.loop)
-
-            def give_out() -> None:
-                for submission in work:
-                    future = client.submit(judge, submission, pure=False, retries=2)
-                    running[future] = submission
-                    results.add(future)
-                    if len(running) >= ahead:
-                        return
-
-            give_out()
-            while running:
-                future = next(results)
-                submission = running.pop(future)
-                try:
-                    verdict = future.result()
-                except KilledWorker as error:
-                    raise GradingError(
-                        f"The workers that judged {submission.student} were killed again and "
-                        f"again ({error}). What was graded is kept: the same command goes on."
-                    ) from error
-                yield submission, verdict
-                give_out()
-    except OSError as error:
-        raise GradingError(
-            f"The scheduler {scheduler or 'of this machine'} cannot be reached: {error}. What was "
-            "graded is kept: the same command goes on."
-        ) from error
-    finally:
-        if cluster is not None:
-            # On a busy machine a worker may take longer to end than Dask waits: it ends with this
-            # process, and what was graded is entered already.
-            with contextlib.suppress(TimeoutError):
-                cluster.close()
-
-
-# Reading and writing, here
-
-
-def _known(api: NbGraderAPI, assignment: str) -> dict[str, KnownCell]:
-    with api.gradebook as gradebook:
-        if assignment not in {found.name for found in gradebook.assignments}:
+@contextlib.contextmanager
+def _alone(course: Path) -> Iterator[None]:
+    """Let no second process grade in this course; the system ends that when this one is gone."""
+    folder = course / "grading"
+    folder.mkdir(exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise GradingError(
-                f"The grade book knows no assignment {assignment!r}: release it first, with "
-                f"nbgrader generate_assignment {assignment}."
-            )
-        return known_cells(gradebook.find_notebook(assignment, assignment))
+                f"Another flowcourse grade is at work in {course}: only one may write the grade "
+                "book. Wait until it has ended."
+            ) from error
+        yield
 
 
-def _read(
-    course: Path, assignment: str, known: Mapping[str, KnownCell], student: str, digest: str
-) -> Submission:
-    folder = course / "submitted" / student / assignment
-    path = folder / f"{assignment}.ipynb"
-    notebook = restore(read_notebook(path) if path.exists() else new_notebook(), known)
-    files = read_files(folder, folder) | _own_files(course / "solutions" / assignment)
-    trouble = notebook.metadata.get(TROUBLE)
-    if not path.exists():
-        trouble = f"there is no {path.name} in what was handed in"
-    return Submission(student, digest, plan(notebook), files, trouble, path.exists())
-
-
-def _own_files(folder: Path) -> dict[str, bytes]:
-    """The course's own data files, which replace a student's of the same name."""
-    return read_files(folder, folder) if folder.is_dir() else {}
+def entry_of(submission: Submission, verdict: Verdict) -> Entry:
+    """What the register says of a verdict."""
+    outcomes = [judged.outcome for judged in verdict.cells if judged.outcome is not None]
+    return Entry(
+        student=submission.student,
+        digest=submission.digest,
+        points={outcome.name: outcome.points for outcome in outcomes},
+        max_points={outcome.name: outcome.max_points for outcome in outcomes},
+        diagnoses={o.name: o.diagnosis for o in outcomes if o.diagnosis},
+        troubles=[*filter(None, [submission.trouble]), *verdict.troubles],
+        messages={o.name: list(o.messages) for o in outcomes if o.messages},
+        seed=verdict.seed,
+        seconds=round(verdict.seconds, 3),
+        submission=submission.contents,
+        conditions=verdict.conditions,
+    )
 
 
 def _enter(
     api: NbGraderAPI, assignment: str, submission: Submission, verdict: Verdict, feedback: bool
 ) -> Entry:
     """Write a verdict where nbgrader keeps it: grade book, graded notebook, feedback."""
-    student = submission.student
-    outcomes = [judged.outcome for judged in verdict.cells if judged.outcome is not None]
-    points = {outcome.name: outcome.points for outcome in outcomes}
-    troubles = [*filter(None, [submission.trouble]), *verdict.troubles]
-    if submission.notebook:
-        try:
+    entry = entry_of(submission, verdict)
+    student = entry.student
+    if not submission.notebook:  # nbgrader has no grade for what holds no notebook
+        _enter_points(api, assignment, student, {})
+        return entry
+    try:
+        with faults_named():  # those must not be taken for the submission's
             preprocessors.READY[assignment, assignment, student] = verdict
             succeed(api.autograde(assignment, student), f"entering {assignment} of {student}")
             if feedback:
                 succeed(api.generate_feedback(assignment, student), f"feedback for {student}")
-        except NbgraderError as error:  # it must not stop the class, nor cost the points
-            preprocessors.READY.pop((assignment, assignment, student), None)
-            troubles.append(f"there is no graded notebook or feedback: {_last_line(error)}")
-            _enter_points(api, assignment, student, points)
-    else:  # nbgrader has no grade for what holds no notebook
-        _enter_points(api, assignment, student, {})
-    return Entry(
-        student=student,
-        digest=submission.digest,
-        points=points,
-        max_points={outcome.name: outcome.max_points for outcome in outcomes},
-        diagnoses={o.name: o.diagnosis for o in outcomes if o.diagnosis},
-        troubles=troubles,
-        messages={o.name: list(o.messages) for o in outcomes if o.messages},
-        seed=verdict.seed,
-        seconds=round(verdict.seconds, 3),
-    )
+    except NbgraderError as error:  # it must not stop the class, nor cost the points
+        preprocessors.READY.pop((assignment, assignment, student), None)
+        trouble = f"there is no graded notebook or feedback: {_last_line(error)}"
+        _enter_points(api, assignment, student, entry.points)
+        return replace(entry, troubles=[*entry.troubles, trouble])
+    return entry
 
 
 def _enter_points(
@@ -310,27 +203,3 @@ def _enter_points(
 
 def _last_line(error: Exception) -> str:
     return str(error).strip().splitlines()[-1]
-
-
-def _sources(root: Path, course: Path, assignment: str) -> list[Path]:
-    """Files that a grade depends on besides the submission."""
-    package = Path(flowcourse.__file__).parent
-    released = sorted((course / "exercises" / assignment).rglob("*"))
-    return [root / "nbgrader_config.py", *sorted(package.rglob("*.py")), *_files(released)]
-
-
-def _contents(folder: Path) -> Iterator[bytes]:
-    for path in _files(sorted(folder.rglob("*"))):
-        yield path.relative_to(folder).as_posix().encode(errors="surrogateescape")
-        yield path.read_bytes()
-
-
-def _files(paths: list[Path]) -> list[Path]:
-    return [path for path in paths if path.is_file() and not path.is_symlink()]
-
-
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()

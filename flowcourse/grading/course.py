@@ -13,6 +13,7 @@ from traitlets.config.loader import PyFileConfigLoader
 __all__ = ["CONFIG", "NbgraderError", "nbgrader_api", "repository", "succeed"]
 
 CONFIG = "nbgrader_config.py"
+PATIENCE = 60  # seconds to wait for a grade book that another program is writing to
 
 # nbgrader 0.9.6 makes SQLAlchemy complain about the order in which it adds a submission.
 warnings.filterwarnings("ignore", category=SAWarning, module="nbgrader")
@@ -43,6 +44,10 @@ def nbgrader_api(course: Path, root: Path, extra: Config | None = None) -> NbGra
     """
     config: Config = PyFileConfigLoader(CONFIG, path=str(root)).load_config()
     config.CourseDirectory.root = str(course.resolve())
+    if "db_url" not in config.CourseDirectory:
+        # sqlite's own patience, of five seconds, ends before Formgrader has saved a large class.
+        grade_book = course.resolve() / "gradebook.db"
+        config.CourseDirectory.db_url = f"sqlite:///{grade_book}?timeout={PATIENCE}"
     config.merge(extra or {})
     return NbGraderAPI(CourseDirectory(config=config), config=config)
 

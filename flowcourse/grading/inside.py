@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -34,6 +35,7 @@ WATCH_SECONDS = 0.05
 WORK = Path("/tmp/work")
 # What of a rich output is kept: what cannot hold a script. Everything has a text form.
 KINDS = ("text/plain", "image/png")
+FILES_TOGETHER = 4  # times the open files of one process: each may hold memory of the kernel's
 MOST_DISPLAYS = 100  # of one cell
 MOST_FRAMES = 20  # of a traceback
 LONGEST = 2000  # characters of an error's message, or of a part of its traceback
@@ -79,9 +81,11 @@ def _submission(shell: Any, channel: socket.socket, limits: Limits, isolated: bo
         os.setsid()
         limit_resources(limits)
         work = Path(os.environ["FLOWCOURSE_WORK"])
+        shutil.rmtree(work, ignore_errors=True)  # another's
     work.mkdir(exist_ok=True)
     os.chdir(work)
     os.environ["HOME"] = str(work)
+    _seed()
     streams = _Streams(work.parent, limits.output)
     me = os.getpid()
     requests = {"files": _write_files, "cell": _run_cell, "check": _gather}
@@ -102,6 +106,21 @@ def _submission(shell: Any, channel: socket.socket, limits: Limits, isolated: bo
         os._exit(0)
     finally:  # at once: leaving in the usual way waits for threads, and tidies up for seconds
         os._exit(1)
+
+
+def _seed() -> None:
+    """The same random numbers for every submission, each time: a grade can be reproduced.
+
+    A check draws its own in the probe, from the grader's seed.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def _write_files(shell: Any, header: dict, blobs: list[bytes], streams: "_Streams") -> wire.Message:
@@ -264,6 +283,10 @@ def _shell() -> Any:
         def showsyntaxerror(self, *_: Any, **__: Any) -> None:
             """Show nothing, likewise."""
 
+        def _format_exception_for_storage(self, *_: Any, **__: Any) -> list[str]:
+            """Keep no traceback: of endless recursion, it takes half a minute to write it out."""
+            return []
+
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
@@ -343,24 +366,53 @@ def _clear() -> None:
 def _too_much(limits: Limits) -> str:
     """Which limit the processes of the submission exceed together, if any."""
     pids = _descendants()  # none on other systems than Linux: the limits of each process hold
-    threads = sum(_number(f"/proc/{pid}/status", "Threads:") for pid in pids)
-    if threads > limits.processes:
+    states = {pid: _numbers(f"/proc/{pid}/status") or {} for pid in pids}
+    if sum(state.get("Threads", 0) for state in states.values()) > limits.processes:
         return "processes"
+    if sum(_open_files(pid, limits) for pid in pids) > FILES_TOGETHER * limits.files:
+        return "files"
+    # What has been swapped out, and the tables of pages, are memory too.
+    other = sum(s.get("VmSwap", 0) + s.get("VmPTE", 0) for s in states.values())
     # What is resident counts memory that processes share several times over, but is quick to ask.
-    for file, field in (("status", "VmRSS:"), ("smaps_rollup", "Pss:")):
-        memory = sum(_number(f"/proc/{pid}/{file}", field) for pid in pids)
-        if memory * 1024 <= limits.memory:
-            return ""
-    return "memory"
+    resident = {pid: state.get("VmRSS", 0) for pid, state in states.items()}
+    if (other + sum(resident.values())) * 1024 <= limits.memory:
+        return ""
+    for pid in pids:
+        shares = _numbers(f"/proc/{pid}/smaps_rollup")
+        if shares is not None:  # a process can make itself unreadable: then all counts
+            resident[pid] = shares.get("Pss", 0)
+    return "memory" if (other + sum(resident.values())) * 1024 > limits.memory else ""
 
 
-def _number(path: str, field: str) -> int:
-    """The number that a file of /proc states under a name; 0 if the process is gone."""
-    with contextlib.suppress(OSError), open(path) as file:
-        for line in file:
-            if line.startswith(field):
-                return int(line.split()[1])
-    return 0
+def _numbers(path: str) -> dict[str, int] | None:
+    """The numbers in a file of /proc by their names; none if the process is gone.
+
+    Returns:
+        None if the process has made the file unreadable.
+    """
+    found = {}
+    try:
+        with open(path) as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                first = value.split()[:1]
+                if first and first[0].isdigit():
+                    found[name] = int(first[0])
+    except PermissionError:
+        return None
+    except OSError:
+        return {}
+    return found
+
+
+def _open_files(pid: int, limits: Limits) -> int:
+    """How many files a process has open; as many as it may, if it hides them."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except PermissionError:
+        return limits.files
+    except OSError:
+        return 0
 
 
 def _descendants() -> list[int]:

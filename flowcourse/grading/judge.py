@@ -8,25 +8,32 @@ cell costs its own points and no more.
 
 import base64
 import binascii
+import contextlib
+import hashlib
 import importlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from flowcourse.checks import Outcome, get
 from flowcourse.checks.engine import Key
 from flowcourse.checks.evidence import Failure
+from flowcourse.grading.audit import conditions
 from flowcourse.grading.evidence import read_text
 from flowcourse.grading.namespaces import Limits
 from flowcourse.grading.sandbox import CellResult, Died, Sandbox, Submission
 
-__all__ = ["Cell", "Judge", "Judged", "Verdict"]
+__all__ = ["SEED_BITS", "Cell", "Judge", "Judged", "Verdict", "close_judge", "warm_judge"]
 
+SEED_BITS = 62  # too many to try all, from what an answer sees
 PNG = b"\x89PNG\r\n\x1a\n"
 LONGEST_TEXT = 100_000  # characters of one output
 MOST_OUTPUTS = 200  # of one cell
+MOST_PIXELS = 25_000_000  # of one picture
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,14 @@ class Verdict:
         troubles: what went wrong besides wrong answers, such as a cell that ran out of memory.
         seed: of the inputs; the same seed gives the same inputs and the same verdict.
         seconds: wall time.
+        conditions: under which it was reached, see `flowcourse.grading.audit`.
     """
 
     cells: list[Judged]
     troubles: list[str]
     seed: int
     seconds: float
+    conditions: dict[str, Any] = field(default_factory=dict)
 
 
 class Judge:
@@ -85,7 +94,7 @@ class Judge:
         unsafe: bool = False,
         everything: bool = False,
     ):
-        self.seed = secrets.randbelow(2**31) if seed is None else seed
+        self.seed = secrets.randbits(SEED_BITS) if seed is None else seed
         usable = importlib.import_module(f"flowcourse.checks.{topic}").MAY_USE
         self.sandbox = Sandbox(usable, preload, limits, unsafe, everything)
         self._keys: dict[str, Key] = {}
@@ -97,7 +106,7 @@ class Judge:
     def judge(self, cells: Sequence[Cell], files: Mapping[str, bytes] | None = None) -> Verdict:
         """Run the cells of a submission and decide its checks."""
         started = time.monotonic()
-        with _Runner(self.sandbox, files or {}) as runner:
+        with _one_thread(), _Runner(self.sandbox, files or {}) as runner:
             judged = []
             for number, cell in enumerate(cells, start=1):
                 runner.number = number
@@ -106,18 +115,69 @@ class Judge:
                     judged.append(Judged(clean(result.outputs)))
                 else:
                     judged.append(Judged(outcome=self._decide(runner, cell)))
-        return Verdict(judged, runner.troubles, self.seed, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return Verdict(judged, runner.troubles, self.seed, seconds, conditions(self.sandbox))
 
     def _decide(self, runner: "_Runner", cell: Cell) -> Outcome:
         assert cell.exercise is not None and cell.answer is not None
         exercise = get(cell.exercise)
         if cell.exercise not in self._keys:
-            self._keys[cell.exercise] = Key(exercise, self.seed)
+            self._keys[cell.exercise] = Key(exercise, *self._seeds(cell.exercise))
         key = self._keys[cell.exercise]
         evidence = runner.gather(exercise, cell.answer, key)
         if evidence is None:
             return exercise.unanswered
-        return key.grade(exercise.settle(evidence, key.inputs))
+        return key.grade(key.settle(evidence))
+
+    def _seeds(self, exercise: str) -> tuple[int, int]:
+        """The seeds of an exercise's inputs, and of the noise in its probe.
+
+        An answer sees the second, and its own inputs. Neither tells it the inputs that only
+        `measure` is to see, nor those of another exercise, as one seed for all would.
+        """
+        digest = hashlib.sha256(f"{self.seed} {exercise}".encode()).digest()
+        first, second = (int.from_bytes(digest[i : i + 8], "big") >> 2 for i in (0, 8))
+        return first, second
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute references on one core: sums come out the same on every machine.
+
+    There is a judge for each core. Where all of them had threads on all cores, these would wait
+    for each other, and on a busy machine take minutes for what takes a second.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_warm: dict[tuple[Any, ...], Judge] = {}
+
+
+def warm_judge(
+    topic: str,
+    seed: int | None = None,
+    preload: Sequence[str] = (),
+    limits: Limits | None = None,
+    unsafe: bool = False,
+    everything: bool = False,
+) -> Judge:
+    """The judge of this process: the last one where nothing has changed, for it is warm."""
+    key = (topic, seed, tuple(preload), limits, unsafe, everything)
+    if key not in _warm:
+        close_judge()
+        _warm[key] = Judge(topic, seed, preload, limits, unsafe, everything)
+    return _warm[key]
+
+
+def close_judge() -> None:
+    """End the judge of this process, if there is one."""
+    while _warm:
+        _warm.popitem()[1].close()
 
 
 class _Runner:
@@ -128,7 +188,9 @@ class _Runner:
         self.files = files
         self.number = 0
         self.troubles: list[str] = []
+        sandbox.start()  # which is not the submission's time
         self._deadline = time.monotonic() + sandbox.limits.seconds
+        self._late = False
         self._done: list[str] = []
         self._submission: Submission | None = None
 
@@ -143,31 +205,39 @@ class _Runner:
         """Run a cell; what ended its process is reported as its error."""
         try:
             result = self._live().run(source)
-            self._done.append(source)
-            return result
         except Died as reason:
             self._report(reason)
-            error = {"output_type": "error", "ename": "Stopped", "evalue": str(reason)}
-            return CellResult([error | {"traceback": [f"Stopped: {reason}."]}], failed=True)
+            return CellResult([_stopped(str(reason))])
+        if result.stopped is None:
+            self._done.append(source)
+            return result
+        self.troubles.append(f"cell {self.number}: {result.stopped}")
+        return CellResult([*result.outputs[: MOST_OUTPUTS - 1], _stopped(result.stopped)])
 
     def gather(self, exercise: Any, answer: str, key: Key) -> Any:
         """Probe an answer; what ended its process stands in the place of the arrays."""
         try:
-            return self._live().gather(exercise, answer, key.inputs, key.seed)
+            return self._live().gather(exercise, answer, key.inputs, key.noise)
         except Died as reason:
             self._report(reason)
             return Failure("Stopped", str(reason))
 
     def _report(self, reason: Died) -> None:
         self._submission = None
-        self.troubles.append(f"cell {self.number}: {reason}")
+        if not self._late:  # else all cells that are left would say the same
+            self.troubles.append(f"cell {self.number}: {reason}")
+        self._late = time.monotonic() >= self._deadline
 
     def _live(self) -> Submission:
         """The process, with all cells run so far; those that end it are left out the next time."""
-        while self._submission is None:
-            if time.monotonic() > self._deadline:
+        while True:
+            if time.monotonic() >= self._deadline:
+                if self._submission is not None:
+                    self._submission.close()
                 raise Died(f"the submission took longer than {self.sandbox.limits.seconds:g} s")
-            submission = self.sandbox.submission(self.files)
+            if self._submission is not None:
+                return self._submission
+            submission = self.sandbox.submission(self.files, self._deadline)
             for position, source in enumerate(self._done):
                 try:
                     submission.run(source)
@@ -176,7 +246,15 @@ class _Runner:
                     break
             else:
                 self._submission = submission
-        return self._submission
+
+
+def _stopped(reason: str) -> dict[str, Any]:
+    return {
+        "output_type": "error",
+        "ename": "Stopped",
+        "evalue": reason,
+        "traceback": [f"Stopped: {reason}."],
+    }
 
 
 def clean(outputs: Sequence[Any]) -> list[dict[str, Any]]:
@@ -207,7 +285,10 @@ def _text(text: str) -> str:
 
 
 def _is_png(value: str) -> bool:
+    """Whether it is a picture that a browser can show: a small file may state a huge size."""
     try:
-        return base64.b64decode(value, validate=True).startswith(PNG)
+        content = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):
         return False
+    width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
+    return content.startswith(PNG) and 0 < width * height <= MOST_PIXELS

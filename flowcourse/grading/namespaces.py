@@ -2,7 +2,8 @@
 
 bubblewrap gives the sandbox its view of the machine once. The warm process in it then forks once
 for each submission, and the fork calls `isolate`: it sees no other process, writes to memory of
-limited size, and can gain no privilege. Linux only; man 7 user_namespaces, man 7 pid_namespaces.
+limited size, and can gain no privilege, and `seccomp` refuses the calls that walk around all this.
+Linux only; man 7 user_namespaces, man 7 pid_namespaces.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ import signal
 import struct
 import sys
 from dataclasses import dataclass
+
+from flowcourse.grading import seccomp
 
 __all__ = ["Limits", "adopt", "become_nobody", "isolate", "limit_resources", "new_process"]
 
@@ -36,7 +39,7 @@ class Limits:
         cpu_seconds: processor time of one process.
         memory: bytes, of all processes together.
         processes: how many at a time, threads included.
-        files: open files of one process.
+        files: open files of one process; all together may have four times as many.
         disk: bytes written, all files together.
         output: bytes of a cell's printed and displayed output that are kept.
         evidence: bytes of the arrays that one check brings back.
@@ -108,6 +111,7 @@ def isolate(limits: Limits) -> None:
     if _kernel() >= (5, 14):  # before, it counted the user's processes on the whole machine
         resource.setrlimit(resource.RLIMIT_NPROC, (limits.processes, limits.processes))
     _drop_capabilities()
+    seccomp.refuse()
 
 
 def _kernel() -> tuple[int, ...]:

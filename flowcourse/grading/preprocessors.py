@@ -27,9 +27,9 @@ from traitlets import Bool, Dict, Integer, Unicode
 
 from flowcourse.checks import Outcome
 from flowcourse.grading.feedback import summary
-from flowcourse.grading.judge import Cell, Judge, Verdict
+from flowcourse.grading.judge import Cell, Verdict, warm_judge
 from flowcourse.grading.namespaces import Limits
-from flowcourse.grading.submission import TROUBLE, check_of, read_files, read_notebook
+from flowcourse.grading.submission import TROUBLE, check_of, harmless, read_files, read_notebook
 
 __all__ = ["READY", "STUB", "ClearSolutions", "Grade", "ReadAnything", "RestoreCells"]
 __all__ += ["known_cells", "plan", "preload", "restore"]
@@ -98,6 +98,8 @@ def restore(notebook: NotebookNode, known: "Mapping[str, KnownCell]") -> Noteboo
             made = known[name].make(text)
         else:
             made = MAKE.get(cell.cell_type, new_raw_cell)(text)
+        if made.cell_type != "code" and not (name and known[name].source == made.source):
+            made.source = harmless(made.source)
         made.id = cell.get("id", made.id)
         cells.append(made)
     _add_missing(cells, known)
@@ -169,8 +171,6 @@ READY: dict[tuple[str, str, str], Verdict] = {}
 # Why a submission could not be read, likewise, from `RestoreCells` for `Grade`: nbgrader writes a
 # notebook to disk between the two, and what stands in that could be the student's.
 _troubles: dict[tuple[str, str, str], str] = {}
-# The judge of the last problem set: it is warm.
-_judges: dict[tuple[Any, ...], Judge] = {}
 
 
 class Grade(NbGraderPreprocessor):
@@ -197,23 +197,15 @@ class Grade(NbGraderPreprocessor):
         verdict = READY.pop(_key(ids), None)
         if verdict is None:
             files = read_files(self._submitted(ids), Path(resources["metadata"]["path"]))
-            verdict = self._judge(ids["assignment"], nb).judge(plan(nb), files)
+            limits = Limits(**self.limits)
+            options = (preload(nb), limits, self.unsafe, self.everything)
+            verdict = warm_judge(ids["assignment"], self.seed, *options).judge(plan(nb), files)
         if trouble := _troubles.pop(_key(ids), None):
             nb.metadata[TROUBLE] = trouble
         outcomes = [judged.outcome for judged in verdict.cells if judged.outcome is not None]
         nb.cells.insert(0, new_markdown_cell(summary(outcomes, self.book)))
         enter(verdict, nb)
         return nb, resources
-
-    def _judge(self, topic: str, nb: NotebookNode) -> Judge:
-        key = (topic, self.seed, self.unsafe, self.everything, repr(self.limits))
-        if key not in _judges:
-            while _judges:
-                _judges.popitem()[1].close()
-            _judges[key] = Judge(
-                topic, self.seed, preload(nb), Limits(**self.limits), self.unsafe, self.everything
-            )
-        return _judges[key]
 
     def _submitted(self, ids: dict[str, str]) -> Path:
         course = self.parent.parent.coursedir  # of the exporter, of the converter

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Entry", "Register"]
 
@@ -27,6 +28,10 @@ class Entry:
         troubles: what went wrong besides wrong answers.
         seed: of the inputs of the checks.
         seconds: wall time in the sandbox.
+        date: when, in UTC.
+        submission: digest of what was handed in.
+        checks: digest of the release, the settings and the course's code.
+        conditions: versions, sandbox and limits, see `flowcourse.grading.audit`.
     """
 
     student: str
@@ -38,6 +43,10 @@ class Entry:
     messages: dict[str, list[str]] = field(default_factory=dict)
     seed: int = 0
     seconds: float = 0.0
+    date: str = ""
+    submission: str = ""
+    checks: str = ""
+    conditions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -60,8 +69,9 @@ class Register:
     def add(self, entry: Entry) -> None:
         """Write an entry; once this returns, it survives whatever happens."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(entry)) + "\n")
+        with open(self.path, "ab") as file:
+            file.truncate(self._whole())  # it must start on a line of its own
+            file.write(json.dumps(asdict(entry)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.entries[entry.student] = entry
@@ -69,9 +79,9 @@ class Register:
     def _read(self) -> Iterator[Entry]:
         if not self.path.is_file():
             return
-        text = self.path.read_text(encoding="utf-8")
-        whole, _, torn = text.rpartition("\n")
-        if torn:  # the next entry must start on a line of its own
-            self.path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-        for line in whole.splitlines():
+        for line in self.path.read_bytes()[: self._whole()].splitlines():
             yield Entry(**json.loads(line))
+
+    def _whole(self) -> int:
+        """The length of the file without a torn line at its end, in bytes."""
+        return self.path.read_bytes().rfind(b"\n") + 1

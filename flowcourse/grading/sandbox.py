@@ -10,6 +10,7 @@ cannot be had, `Sandbox` refuses; `unsafe=True` runs without them, and says what
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -33,20 +34,22 @@ from flowcourse.checks.evidence import Failure, Values
 from flowcourse.grading import wire
 from flowcourse.grading.cgroups import grouped
 from flowcourse.grading.evidence import PACKAGE_INSIDE, read_array, read_text
+from flowcourse.grading.inside import FILES_TOGETHER
 from flowcourse.grading.namespaces import Limits
 
 __all__ = ["CellResult", "Died", "NoSandbox", "Sandbox", "Submission", "UNSAFE"]
-__all__ += ["what_is_missing"]
+__all__ += ["in_sight", "what_is_missing"]
 
 PACKAGE = Path(flowcourse.__file__).parent
-START_SECONDS = 120  # to import everything, on a slow machine
+START_SECONDS = 300  # to import everything, on a slow and busy machine
+MOST_VALUES = 1000  # of one check
 GRACE_SECONDS = 3  # between an interrupt and the end
 # Of the checks, what knows no answer.
 CHECKS_FILES = (
     "__init__.py", "compare.py", "engine.py", "evidence.py", "fitted.py", "held_out.py",
 )  # fmt: skip
 # Of this package, what the program inside needs.
-OWN_FILES = ("__init__.py", "wire.py", "namespaces.py", "inside.py")
+OWN_FILES = ("__init__.py", "wire.py", "namespaces.py", "seccomp.py", "inside.py")
 
 UNSAFE = (
     "UNSAFE: submissions run without a sandbox, as you. Their code can read and change your files, "
@@ -70,10 +73,15 @@ class Died(RuntimeError):
 
 @dataclass(frozen=True)
 class CellResult:
-    """What a cell gave: outputs as in a notebook, not to be believed, and whether it failed."""
+    """What a cell gave.
+
+    Attributes:
+        outputs: as in a notebook, not to be believed.
+        stopped: why it was interrupted, if it was.
+    """
 
     outputs: list[dict[str, Any]]
-    failed: bool
+    stopped: str | None = None
 
 
 def what_is_missing() -> str | None:
@@ -112,6 +120,8 @@ class Sandbox:
         self.limits = limits or Limits()
         self.unsafe = unsafe
         self.everything = everything
+        self.walls = "none: --unsafe"  # for the audit trail: what isolates it, once it runs,
+        self.kept_by = "nobody yet"  # and who keeps the limits of memory and processes
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
         self._stack = contextlib.ExitStack()
@@ -122,10 +132,21 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submission(self, files: Mapping[str, bytes] | None = None) -> "Submission":
-        """Start a fresh process with these files in its working folder; a context manager."""
+    def start(self) -> None:
+        """Make it warm, if it is not; where that is not done before, the first submission waits."""
         if self._process is None or self._process.poll() is not None:
             self._start()
+
+    def submission(
+        self, files: Mapping[str, bytes] | None = None, deadline: float | None = None
+    ) -> "Submission":
+        """Start a fresh process with these files in its working folder; a context manager.
+
+        Args:
+            files: by their path in that folder.
+            deadline: a value of `time.monotonic()`; by default, the limit of seconds from now on.
+        """
+        self.start()
         assert self._control is not None
         here, there = socket.socketpair()
         with there:
@@ -134,8 +155,8 @@ class Sandbox:
             except OSError:  # it ended since we looked: once more, with a new one
                 here.close()
                 self.close()
-                return self.submission(files)
-        submission = Submission(self, here)
+                return self.submission(files, deadline)
+        submission = Submission(self, here, deadline)
         if files:
             names = sorted(files)
             submission.ask({"request": "files", "names": names}, [files[name] for name in names])
@@ -185,9 +206,12 @@ class Sandbox:
             command = program
             environment = self._environment(str(PACKAGE.parent))
             environment |= {"FLOWCOURSE_WORK": str(folder / "work"), "PATH": os.environ["PATH"]}
+            self.kept_by = "limits of each process"
         else:
             group = self._stack.enter_context(grouped(folder.name, self.limits))
             command = [*group, *self._walls(), "--", *program]
+            self.walls = _bubblewrap()
+            self.kept_by = "control groups and watchdog" if group else "watchdog"
         with there, open(folder / "log", "w+") as log:
             self._process = subprocess.Popen(
                 command,
@@ -202,7 +226,13 @@ class Sandbox:
             there.close()
             try:
                 wire.receive(here, 0, time.monotonic() + START_SECONDS)
-            except (wire.Closed, wire.Broken, TimeoutError) as error:
+            except TimeoutError as error:
+                self.close()
+                raise NoSandbox(
+                    f"The sandbox did not start within {START_SECONDS} s. Is the machine very "
+                    "busy? The same command goes on; with fewer workers it may go faster."
+                ) from error
+            except (wire.Closed, wire.Broken) as error:
                 log.seek(0)
                 said = log.read().strip() or str(error)
                 self.close()
@@ -220,6 +250,7 @@ class Sandbox:
             "OMP_NUM_THREADS": "1",
             "PATH": "/usr/bin:/bin",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",  # a set of words has the same order each time
             "PYTHONPATH": package,
         }
 
@@ -258,9 +289,15 @@ class Sandbox:
             arguments += ["--ro-bind", source, target]
         for copy in _package_copies():
             arguments += ["--tmpfs", copy]
+        for path in _checkout_in_sight():
+            hide = ["--tmpfs"] if path.is_dir() else ["--ro-bind", os.devnull]
+            arguments += [*hide, str(path)]
         arguments += ["--proc", "/proc", "--dev", "/dev"]
         for folder in ("/tmp", "/dev/shm"):
             arguments += ["--perms", "1777", "--tmpfs", folder]
+        # An ordinary user could write there, and what is left would outlive a submission. And pages
+        # of /dev/zero that are mapped and let go stay, and are no process's.
+        arguments += ["--dev-bind", "/dev/null", "/dev/zero", "--remount-ro", "/dev"]
         arguments += ["--perms", "0777", "--dir", "/tmp/matplotlib"]
         for fonts in _font_lists():
             arguments += ["--ro-bind", str(fonts), f"/tmp/matplotlib/{fonts.name}"]
@@ -291,12 +328,13 @@ class Sandbox:
 class Submission:
     """One submission's process. All its methods raise `Died` when it ends."""
 
-    def __init__(self, sandbox: Sandbox, channel: socket.socket):
+    def __init__(self, sandbox: Sandbox, channel: socket.socket, deadline: float | None = None):
         self.sandbox = sandbox
         self.limits = sandbox.limits
         self._channel = channel
-        self._deadline = time.monotonic() + self.limits.seconds
+        self._deadline = deadline or time.monotonic() + self.limits.seconds
         self._ended: str | None = None
+        self._stopped: str | None = None  # why the last request was interrupted
 
     def __enter__(self) -> "Submission":
         return self
@@ -315,7 +353,7 @@ class Submission:
         """Run one cell."""
         header, _ = self.ask({"request": "cell", "source": source})
         outputs = header.get("outputs")
-        return CellResult(outputs if isinstance(outputs, list) else [], bool(header.get("failed")))
+        return CellResult(outputs if isinstance(outputs, list) else [], self._stopped)
 
     def gather(
         self, exercise: Exercise, answer: str, inputs: Mapping[str, Any], seed: int
@@ -324,23 +362,27 @@ class Submission:
         payload = pack(exercise, inputs)
         request = {"request": "check", "answer": answer, "seed": seed}
         header, blobs = self.ask(request, [payload])
+        if self._stopped is not None:
+            return Failure("Stopped", self._stopped)
         return read_values(header, blobs)
 
     def ask(self, header: dict[str, Any], blobs: Iterable[bytes] = ()) -> wire.Message:
         """Send a request and wait for the reply; what takes too long is stopped."""
         now = time.monotonic()
         deadline = min(now + self.limits.cell_seconds, self._deadline)
+        self._stopped = None
         try:
             wire.send(self._channel, header, list(blobs), deadline)
             try:
                 return self._reply(deadline)
             except TimeoutError:
                 self.sandbox.end(b"i")
-                header, blobs = self._reply(time.monotonic() + GRACE_SECONDS)
-                return header | {"stopped": True}, list(blobs)
+                self._stopped = f"it ran longer than {max(0, deadline - now):.3g} s"
+                return self._reply(time.monotonic() + GRACE_SECONDS)
         except TimeoutError:
             self.sandbox.end(b"k")
-            raise self._died("time") from None
+            late = time.monotonic() >= self._deadline
+            raise self._died("deadline" if late else "time") from None
         except wire.Closed:
             raise self._died() from None
         except wire.Broken as error:
@@ -376,6 +418,8 @@ def read_values(header: dict[str, Any], blobs: list[bytes]) -> Values | Failure 
     names, failures = header.get("names"), header.get("failures")
     if not isinstance(names, list) or not isinstance(failures, dict):
         return Failure("RuntimeError", "the check brought nothing back")
+    if len(names) + len(failures) > MOST_VALUES:
+        return Failure("RuntimeError", f"the check brought more than {MOST_VALUES} values back")
     found: Values = {str(name): _failure(failure) for name, failure in failures.items()}
     found |= {str(name): read_array(blob) for name, blob in zip(names, blobs, strict=False)}
     return found
@@ -392,8 +436,10 @@ def _explain(reason: str, limits: Limits) -> str:
     gib = limits.memory / (1 << 30)
     known = {
         "time": f"it ran longer than {limits.cell_seconds:g} s and did not react to an interrupt",
+        "deadline": f"the submission took longer than {limits.seconds:g} s",
         "memory": f"it used more than {gib:g} GiB of memory",
         "processes": f"it ran more than {limits.processes} processes or threads",
+        "files": f"its processes had more than {FILES_TOGETHER * limits.files} files open",
         "lost": "the sandbox around it ended as well, probably for want of memory",
         "exit -9": "its process was killed (too much processor time or memory)",
         "exit -24": f"it used more than {limits.cpu_seconds} s of processor time",
@@ -425,8 +471,37 @@ def _package_copies() -> list[str]:
     )
 
 
+def in_sight(folder: Path) -> bool:
+    """Whether a sandbox shows a folder of this machine, because the system or Python lies there."""
+    return any(folder.resolve().is_relative_to(shown) for shown in ["/usr", *_python_folders()])
+
+
+def _checkout_in_sight() -> list[Path]:
+    """Where this package's repository lies in what is shown: all of it but Python itself.
+
+    Its solutions, its tests and its history would tell every answer.
+    """
+    roots = {PACKAGE.parent, Path(flowcourse.__file__).resolve().parents[1]}
+    needed = {Path(path) for path in _python_folders()}
+    needed |= {Path(sys.prefix) / path for path in ("bin", "lib", "lib64", "include", "pyvenv.cfg")}
+    return sorted(
+        path
+        for root in roots
+        if in_sight(root) and (root / "solutions").is_dir()
+        for path in root.iterdir()
+        if not path.is_symlink() and not any(other.is_relative_to(path) for other in needed)
+    )
+
+
+@functools.cache
+def _bubblewrap() -> str:
+    """Its version, as it says itself."""
+    done = subprocess.run(["bwrap", "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "bubblewrap"
+
+
 def _font_lists() -> list[Path]:
-    """Matplotlib's list of fonts: finding them again takes it seconds."""
-    import matplotlib
+    """Matplotlib's list of fonts: to find them takes it seconds, or minutes on a slow disk."""
+    import matplotlib.font_manager  # which makes the list, where there is none yet
 
     return sorted(Path(matplotlib.get_cachedir()).glob("fontlist-*.json"))

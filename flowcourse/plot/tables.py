@@ -92,7 +92,7 @@ def results_table(
 
     The figure after ± is the standard error over the test examples. Several seeds of one variant
     make one row: their mean, with the largest standard error (the test set is the same) and the
-    spread between the seeds.
+    spread between the seeds. The time is that of training, on a processor unless it says on what.
 
     Args:
         topics: as for `measured`.
@@ -120,7 +120,7 @@ def results_table(
                 f"{statistics.fmean(weighted):.3f} ({runs[0]['draws']} draws)" if weighted else "",
                 seeds,
                 f"{runs[0]['parameters']:,}" if runs[0].get("parameters") else "",
-                _duration(statistics.fmean(run.get("seconds") or 0.0 for run in runs)),
+                _duration(runs),
             ]
         )
     headers = ["Model", "Bits/dim", "Kind", "Importance-weighted", "Seeds", "Parameters", "Time"]
@@ -197,9 +197,13 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.3f} ± {error:.3f}" if error >= 0.0005 else f"{value:.3f}"
 
 
-def _duration(seconds: float) -> str:
+def _duration(runs: list[dict]) -> str:
+    """Mean time of training, and on what unless it was a processor: such times do not compare."""
+    seconds = statistics.fmean(run.get("seconds") or 0.0 for run in runs)
     if not seconds:
         return ""
     if seconds < 1:
         return "< 1 s"
-    return f"{seconds:.0f} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"
+    time = f"{seconds:.0f} s" if seconds < 600 else f"{math.ceil(seconds / 60)} min"
+    devices = sorted({run.get("device") or "cpu" for run in runs})
+    return time if all(device.startswith("cpu") for device in devices) else f"{time}, {devices[0]}"

@@ -37,7 +37,9 @@ class _Case:
     def to(self, dtype: torch.dtype | None = None, device: str | None = None) -> "_Case":
         context = self.context
         if context is not None:
-            context = context.to(device=device, dtype=dtype)
+            # Labels are integers, and stay so.
+            kind = dtype if context.is_floating_point() else None
+            context = context.to(device=device, dtype=kind)
         bijector = copy.deepcopy(self.bijector).to(device=device, dtype=dtype)
         return _Case(bijector, self.x.to(device=device, dtype=dtype), context)
 
@@ -149,7 +151,9 @@ def density_integrates_to_one(case: _Case) -> Result:
     axis, log_weight = _quadrature(case.bijector.domain, n, case.x.dtype)
     grid = torch.cartesian_prod(*[axis] * dims).reshape(-1, dims)
     weights = torch.cartesian_prod(*[log_weight] * dims).reshape(-1, dims).sum(dim=1)
-    context = None if case.context is None else case.context.expand(len(grid), -1)
+    context = case.context
+    if context is not None:
+        context = context.expand(len(grid), *context.shape[1:])
     with torch.no_grad():
         z, log_det = case.bijector(grid, context)
         mass = (log_base(z) + log_det + weights).exp().sum().item()

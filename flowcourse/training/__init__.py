@@ -9,6 +9,7 @@
 """
 
 from flowcourse.training.config import TrainingConfig, learning_rate
+from flowcourse.training.context import context_for
 from flowcourse.training.ema import ExponentialMovingAverage
 from flowcourse.training.errors import RunError, TrainingDiverged
 from flowcourse.training.evaluation import Evaluation, evaluate
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingDiverged",
     "TrainingResult",
+    "context_for",
     "evaluate",
     "learning_rate",
     "load",

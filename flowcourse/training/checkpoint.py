@@ -96,9 +96,13 @@ def load_optimizer(
 ) -> None:
     """Put back what `optimizer_tensors` took, on the devices of the parameters."""
     state: dict[int, dict[str, Tensor]] = {}
-    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
+    index = {name: (i, p) for i, (name, p) in enumerate(model.named_parameters())}
     for key, tensor in tensors.items():
         name, _, slot = key.rpartition("/")
-        state.setdefault(index[name], {})[slot] = tensor
+        i, parameter = index[name]
+        if tensor.shape == parameter.shape:
+            # In the parameter's memory layout too, which a fused optimizer asks for.
+            tensor = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+        state.setdefault(i, {})[slot] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -14,9 +14,12 @@ SCHEDULES = ("constant", "cosine", "one_cycle")
 # Float16 is left out: its loss scaler would be one more state to save, and bfloat16 needs none.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "cuda", "mps")
-# Where a run is executed and how often it reports. These change no weight, so a run may be
-# continued with other values.
-EXECUTION = frozenset({"accelerator", "devices", "checkpoint_every", "log_every"})
+# How and where a run is executed, and how often it reports. These change no weight, up to rounding,
+# so a run may be continued with other values.
+EXECUTION = frozenset(
+    {"accelerator", "devices", "recompute", "channels_last", "compile"}
+    | {"checkpoint_every", "log_every", "sample_every"}
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class TrainingConfig:
         steps: number of parameter updates.
         batch_size: examples per update, over all processes.
         micro_batches: parts into which every batch is cut, each with its own noise and dropout.
-            Processes share them out, so that the losses do not depend on how many there are.
+            Processes share them out, so that the losses do not depend on how many there are. Their
+            gradients are accumulated: only one micro-batch at a time is in a device's memory.
         learning_rate: its largest value, see `schedule`.
         weight_decay: of AdamW, on all parameters.
         schedule: `constant`, `cosine` (down to 0) or `one_cycle` (up, then down, by cosines).
@@ -37,12 +41,19 @@ class TrainingConfig:
         precision: `32-true`, `64-true` or `bf16-mixed`.
         accelerator: `auto`, `cpu`, `cuda` or `mps`.
         devices: processes to start; ignored under `torchrun`, which has started them.
+        recompute: keep only the inputs of a flow's steps for the backward pass and compute the rest
+            again (activation checkpointing): less memory, more time.
+        channels_last: lay images out in memory channel by channel of each pixel, which suits
+            the convolutions of recent GPUs.
+        compile: compile a flow's steps, or another model as a whole, with `torch.compile`: slower
+            to start, faster afterwards.
         seed: of the initial weights, the order of the examples, dropout and dequantization noise.
         validation: how many of the last training examples are held out; 0 trains on all.
         validate_every: updates between validations.
         patience: validations without a new best after which training stops; None for never.
         checkpoint_every: updates between checkpoints.
         log_every: updates between lines of `metrics.csv`.
+        sample_every: updates between pictures of samples in the run's folder; 0 for none.
 
     Raises:
         RunError: a value makes no sense; the message says what is expected.
@@ -60,12 +71,16 @@ class TrainingConfig:
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: int = 1
+    recompute: bool = False
+    channels_last: bool = False
+    compile: bool = False
     seed: int = 0
     validation: int = 0
     validate_every: int = 100
     patience: int | None = None
     checkpoint_every: int = 200
     log_every: int = 10
+    sample_every: int = 0
 
     def __post_init__(self):
         for name, (holds, expected) in _RULES.items():
@@ -167,7 +182,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     },
     **{
         name: (_integer(0), "a whole number, 0 or more")
-        for name in ("warmup_steps", "seed", "validation")
+        for name in ("warmup_steps", "seed", "validation", "sample_every")
+    },
+    **{
+        name: (lambda v: isinstance(v, bool), "true or false")
+        for name in ("recompute", "channels_last", "compile")
     },
     "patience": (_optional(_integer(1)), "a whole number, 1 or more, or None"),
     "learning_rate": (_number(lambda v: v > 0), "a positive number"),

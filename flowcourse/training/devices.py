@@ -9,7 +9,7 @@ from lightning_fabric.strategies import DDPStrategy
 from flowcourse.training.config import TrainingConfig
 from flowcourse.training.errors import RunError
 
-__all__ = ["describe_device", "make_fabric", "pick_device"]
+__all__ = ["describe_device", "make_fabric", "pick_device", "share"]
 
 
 def make_fabric(config: TrainingConfig) -> Fabric:
@@ -22,12 +22,7 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     world, local = config.devices, config.devices
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if config.micro_batches % world:
-        raise RunError(
-            f"{world} processes cannot share micro_batches={config.micro_batches} equally: use a "
-            "number of processes that divides it, or change micro_batches (another number gives "
-            "other noise, so a new run)."
-        )
+    share(config.micro_batches, world)
     # Buffers are kept alike by the loop itself; see `_Training._update`.
     strategy = "auto" if world == 1 else DDPStrategy(broadcast_buffers=False)
     return Fabric(
@@ -37,6 +32,17 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         strategy=strategy,
         precision=config.precision,  # type: ignore[arg-type]
     )
+
+
+def share(micro_batches: int, processes: int) -> int:
+    """How many micro-batches each process works on; RunError if they do not come out even."""
+    if micro_batches % processes:
+        raise RunError(
+            f"{processes} processes cannot share micro_batches={micro_batches} equally: use a "
+            "number of processes that divides it, or change micro_batches (another number gives "
+            "other noise, so a new run)."
+        )
+    return micro_batches // processes
 
 
 def pick_device(name: str) -> torch.device:

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flowcourse.training.context import require_context
 from flowcourse.training.errors import RunError
-from flowcourse.training.labels import labels_for
 from flowcourse.training.randomness import EVALUATION, derive, private_randomness
 
 __all__ = ["Evaluation", "evaluate"]
@@ -67,7 +67,7 @@ def evaluate(
     draws: int = 64,
     seed: int = 0,
     batch_size: int = 256,
-    labels: Tensor | None = None,
+    context: Tensor | None = None,
 ) -> Evaluation:
     """Measure a model on examples that it was not trained on.
 
@@ -83,17 +83,19 @@ def evaluate(
         draws: noise samples per example in the importance-weighted bound.
         seed: of the noise. The same seed, batch size and kind of device give the same numbers.
         batch_size: examples at a time.
-        labels: the examples' classes, which a class-conditional model is given, and no other.
+        context: what a conditional model is conditioned on, one row for each example, see
+            `context_for`.
 
     Raises:
-        RunError: fewer than two examples, a number of draws or repeats below 1, or no labels for
-            a class-conditional model.
+        RunError: fewer than two examples, a number of draws or repeats below 1, or no context for
+            a conditional model.
     """
     if len(x) < 2 or draws < 1 or repeats < 1:
         raise RunError(
             f"evaluate needs 2 or more examples, and 1 or more repeats and draws, and got "
             f"{len(x)}, {repeats} and {draws}."
         )
+    require_context(model, context)
     started = time.perf_counter()
     discrete = hasattr(model, "bits_per_dim")
     kind = str(model.kind) if discrete else "exact"
@@ -101,21 +103,20 @@ def evaluate(
     if x.is_floating_point():
         x = x.to(parameter.dtype)
 
-    given = labels_for(model, labels)
     batches = x.split(batch_size)
     contexts: list[dict[str, Tensor]] = [{} for _ in batches]
-    if given is not None:
-        contexts = [{"context": part.to(parameter.device)} for part in given.split(batch_size)]
+    if context is not None:
+        contexts = [{"context": part.to(parameter.device)} for part in context.split(batch_size)]
 
     def scores(score: Callable[..., Tensor], *place: int) -> Float[Tensor, " n"]:
         parts = []
-        for index, (batch, context) in enumerate(zip(batches, contexts, strict=True)):
+        for index, (batch, given) in enumerate(zip(batches, contexts, strict=True)):
             torch.manual_seed(derive(EVALUATION, seed, *place, index))
-            parts.append(score(batch.to(parameter.device), **context).double().cpu())
+            parts.append(score(batch.to(parameter.device), **given).double().cpu())
         return torch.cat(parts)
 
-    def negative_log_prob(batch: Tensor, **context: Tensor) -> Tensor:
-        return -model.log_prob(batch, **context)
+    def negative_log_prob(batch: Tensor, **given: Tensor) -> Tensor:
+        return -model.log_prob(batch, **given)
 
     weighted = None
     training = model.training

@@ -5,7 +5,7 @@ loss = -model(x).mean()        model(x): log-likelihood of each example in nats,
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,10 +17,11 @@ from torch.func import functional_call
 
 from flowcourse.training import checkpoint, runs
 from flowcourse.training.config import TrainingConfig, learning_rate
+from flowcourse.training.context import context_for
 from flowcourse.training.devices import describe_device, make_fabric
 from flowcourse.training.ema import ExponentialMovingAverage
 from flowcourse.training.errors import RunError, TrainingDiverged
-from flowcourse.training.labels import labels_for
+from flowcourse.training.pictures import save_samples
 from flowcourse.training.progress import Progress, write_metrics
 from flowcourse.training.randomness import (
     INITIALIZE,
@@ -30,6 +31,7 @@ from flowcourse.training.randomness import (
     derive,
     private_randomness,
 )
+from flowcourse.training.steps import compile_steps, recompute_steps
 from flowcourse.training.storage import write_json, write_tensors
 
 if TYPE_CHECKING:
@@ -77,8 +79,8 @@ def train(
     many processes share the work, up to rounding. The caller's random state is left as it was.
 
     Args:
-        model: `model(x)` gives log-likelihoods in nats, shape `(batch,)`; trained in place. It is
-            given the labels as well, `model(x, labels)`, if it is class-conditional.
+        model: `model(x)` gives log-likelihoods in nats, shape `(batch,)`; trained in place. A
+            conditional one is `model(x, context)`, see `context_for`.
         data: the data set; only its training part is used.
         config: how to train.
         run_dir: where to save the run; None saves nothing.
@@ -124,8 +126,8 @@ class _Training:
         self.config = config
         self.folder = folder
         self.verbose = verbose and fabric.is_global_zero
-        labels = labels_for(model, data.train_labels)
-        inputs = (data.train,) if labels is None else (data.train, labels)
+        context = context_for(model, data, "train")
+        inputs = (data.train,) if context is None else (data.train, context)
         self.train, self.held_out = ([part[:n] for part in inputs], [part[n:] for part in inputs])
         self.n = n
         self.best: dict[str, Tensor] = {}
@@ -188,10 +190,19 @@ class _Training:
         """Initialise from the first batch, then overwrite everything with what was saved."""
         config, fabric = self.config, self.fabric
         fabric.to_device(self.model)
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.train()
         self.running = self._initialize()
+        recompute_steps(self.model, config.recompute)
+        if config.compile:
+            compile_steps(self.model)
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            # One kernel for all parameters. On the CPU it would round otherwise than before.
+            fused=fabric.device.type == "cuda",
         )
         self.module, self.optimizer = fabric.setup(self.model, optimizer)
         self.dtype = next(self.model.parameters()).dtype
@@ -217,12 +228,23 @@ class _Training:
         first = batch_indices(0, config.batch_size, self.n, config.seed)
         torch.manual_seed(derive(INITIALIZE, config.seed))
         with torch.no_grad():
-            self.model(*(part[first].to(self.fabric.device) for part in self.train))
+            self.model(*self._inputs(first))
         return [
             name
             for name, buffer in self.model.named_buffers()
             if buffer.is_floating_point() and not torch.equal(buffer, before[name])
         ]
+
+    def _inputs(self, indices: Tensor) -> Iterator[Tensor]:
+        """Some training examples, and their labels if any, on this process's device.
+
+        Nothing else is read: the data may be a file that is larger than the memory.
+        """
+        for whole in self.train:
+            part = whole[indices].to(self.fabric.device)
+            if self.config.channels_last and part.dim() == 4:
+                part = part.contiguous(memory_format=torch.channels_last)
+            yield part
 
     # The loop
 
@@ -253,6 +275,8 @@ class _Training:
                     if self.folder is not None and self.fabric.is_global_zero:
                         write_metrics(self.folder / "metrics.csv", [row], append=True)
                 progress.advance(nats)
+                if config.sample_every and state.step % config.sample_every == 0:
+                    self._draw_samples()
                 if state.step % config.checkpoint_every == 0 and not state.finished:
                     self._save()
             if state.step < config.steps:
@@ -278,8 +302,7 @@ class _Training:
             for name in drift:
                 self.model.get_buffer(name).copy_(start[name])
             with fabric.no_backward_sync(self.module, enabled=k < share - 1):
-                inputs = (whole[parts[part]].to(fabric.device) for whole in self.train)
-                loss = -self.module(*inputs).mean()
+                loss = -self.module(*self._inputs(parts[part])).mean()
                 fabric.backward(loss / share)
             losses.append(loss.detach())
             for name in drift:
@@ -316,9 +339,9 @@ class _Training:
             with torch.no_grad():
                 size = self.config.batch_size
                 for batch in zip(*(part.split(size) for part in self.held_out), strict=True):
-                    x, *labels = (part.to(self.fabric.device) for part in batch)
+                    x, *context = (part.to(self.fabric.device) for part in batch)
                     x = x.to(self.dtype) if x.is_floating_point() else x
-                    total -= float(functional_call(self.model, weights, (x, *labels)).sum())
+                    total -= float(functional_call(self.model, weights, (x, *context)).sum())
             self.model.train()
         value = float(self.fabric.broadcast(total)) / len(self.held_out[0])
         if not math.isfinite(value):
@@ -329,6 +352,18 @@ class _Training:
         else:
             self.state.stale += 1
         return value
+
+    def _draw_samples(self) -> None:
+        """A picture of what the averaged weights draw at this step, with the same noise always."""
+        if self.folder is not None and self.fabric.is_global_zero:
+            kept = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.model.load_state_dict(self.ema.weights())
+            self.model.eval()
+            name = f"{runs.SAMPLES}/step-{self.state.step:08d}"
+            save_samples(self.model, self.data, self.folder, seed=self.config.seed, name=name)
+            self.model.load_state_dict(kept)
+            self.model.train()
+        self.fabric.barrier()
 
     def _diverged(self, what: str, value: float, rate: float) -> TrainingDiverged:
         kept = "Nothing was saved"
@@ -364,6 +399,7 @@ class _Training:
     def _result(self) -> TrainingResult:
         weights = self.best or self.ema.weights()
         self.model.load_state_dict(weights)
+        recompute_steps(self.model, False)
         return TrainingResult(
             model=self.model.eval(),
             steps=self.state.step,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flowcourse.training.labels import labels_for
+from flowcourse.training.context import context_for
 from flowcourse.training.randomness import SAMPLE, derive, private_randomness
 
 if TYPE_CHECKING:
@@ -23,17 +23,19 @@ def save_samples(
     n: int = 64,
     temperature: float = 1.0,
     seed: int = 0,
+    name: str = "samples",
 ) -> list[Path]:
-    """Write `samples.npy`, and `samples.png` where the data are images or points of the plane.
+    """Write `NAME.npy`, and `NAME.png` where the data are images or points of the plane.
 
     Args:
-        model: in evaluation mode, with `sample(n, temperature=...)`; a class-conditional one draws
-            the classes of the first test data.
+        model: in evaluation mode, with `sample(n, temperature=...)`; a conditional one draws under
+            the labels or the conditions of the first test data.
         data: shown beside the samples; its test part.
         folder: where the files go.
         n: number of samples.
         temperature: scales the latent before it is mapped to data.
         seed: of the samples; the caller's random state is put back.
+        name: of the files, without their ending; may begin with a folder.
 
     Returns:
         The files that were written.
@@ -41,34 +43,42 @@ def save_samples(
     folder = Path(folder)
     with private_randomness():
         torch.manual_seed(derive(SAMPLE, seed))
-        labels = labels_for(model, data.test_labels)
+        context = context_for(model, data, "test")
         device = next(model.parameters()).device
-        more = (
-            {} if labels is None else {"context": labels[torch.arange(n) % len(labels)].to(device)}
-        )
+        more = {}
+        if context is not None:
+            context = context[torch.arange(n) % len(context)]
+            more = {"context": context.to(device)}
         samples = model.sample(n, temperature=temperature, **more).cpu()  # type: ignore[operator]
-    np.save(folder / "samples.npy", samples.numpy(), allow_pickle=False)
-    written = [folder / "samples.npy"]
-    if len(data.event_shape) == 3 or data.event_shape == (2,):
-        draw = _draw_points if data.event_shape == (2,) else _draw_images
-        draw(model, data, samples, temperature, folder / "samples.png")
-        written.append(folder / "samples.png")
+    numbers, picture = folder / f"{name}.npy", folder / f"{name}.png"
+    numbers.parent.mkdir(parents=True, exist_ok=True)
+    np.save(numbers, samples.numpy(), allow_pickle=False)
+    written = [numbers]
+    if len(data.event_shape) == 3:
+        pictures = {
+            f"{data.name}: test data": data.test[:n],
+            f"samples, temperature {temperature:g}": samples,
+        }
+        if context is not None and context.ndim == 4:
+            pictures = {"conditions": context, **pictures}
+        _draw_images(pictures, data.levels, picture)
+        written.append(picture)
+    elif data.event_shape == (2,):
+        _draw_points(model, data, samples, temperature, picture)
+        written.append(picture)
     return written
 
 
-def _draw_images(
-    model: nn.Module, data: "Dataset", samples: Tensor, temperature: float, path: Path
-) -> None:
+def _draw_images(pictures: dict[str, Tensor], levels: int | None, path: Path) -> None:
     from matplotlib.figure import Figure
 
     from flowcourse.plot import show_images
 
-    figure = Figure(figsize=(9, 4.8), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    show_images(data.test[: len(samples)], left, levels=data.levels)
-    show_images(samples, right, levels=data.levels)
-    left.set_title(f"{data.name}: test data")
-    right.set_title(f"samples, temperature {temperature:g}")
+    figure = Figure(figsize=(4.5 * len(pictures), 4.8), dpi=150, layout="constrained")
+    axes = figure.subplots(1, len(pictures))
+    for ax, (title, images) in zip(axes, pictures.items(), strict=True):
+        show_images(images, ax, levels=levels)
+        ax.set_title(title)
     figure.savefig(path)
 
 

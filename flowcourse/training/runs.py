@@ -5,6 +5,7 @@ A run folder holds
     run.json             what was trained, on what, how, by which command and versions
     metrics.csv          the losses along the way
     checkpoint/          what continuing needs: weights, averages, optimizer, history
+    samples/             pictures of samples along the way, with `sample_every`
     model.safetensors    the final weights, written when training ends
     evaluation.json, samples.png, samples.npy     from `flowcourse evaluate` and `sample`
 
@@ -35,6 +36,7 @@ __all__ = ["Plan", "build", "clear", "differences", "load", "load_data", "plan",
 __all__ += ["versions"]
 
 WEIGHTS = "model.safetensors"
+SAMPLES = "samples"
 EVALUATED = ("evaluation.json", "samples.png", "samples.npy")
 
 
@@ -223,7 +225,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def clear(folder: Path) -> None:
     """Remove what a run has written into its folder, and nothing else."""
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    for name in ("checkpoint", SAMPLES):
+        shutil.rmtree(folder / name, ignore_errors=True)
     for name in (WEIGHTS, "run.json", "metrics.csv", *EVALUATED):
         (folder / name).unlink(missing_ok=True)
 

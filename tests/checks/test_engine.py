@@ -124,12 +124,35 @@ def test_evidence_that_is_a_failure_is_reported_as_the_failure(measured):
 
 def test_a_key_asks_the_reference_and_each_mistake_once(measured, monkeypatch):
     asked = []
-    values = engine.Exercise.values
-    monkeypatch.setattr(engine.Exercise, "values", lambda *a: asked.append(a[1]) or values(*a))
+    gather = engine.gather
+    monkeypatch.setattr(engine, "gather", lambda *a: asked.append(a[1]) or gather(*a))
     key = engine.Key(measured, seed=3)
-    found = values(measured, lambda x: x.max() * 0, key.inputs, key.seed)
+    found = measured.settle(
+        gather(measured.probe, lambda x: x.max() * 0, measured.shown(key.inputs), 3), key.inputs
+    )
     assert [key.grade(found).points for _ in range(3)] == [1, 1, 1]
     assert len(asked) == 1 + len(measured.mistakes)
+
+
+def test_evidence_far_larger_than_the_references_is_refused(measured):
+    key = engine.Key(measured, seed=3)
+    names = list(gather_reference(key))
+    found = key.settle({name: np.zeros(10**6, np.float16) for name in names})
+    outcome = key.grade(found)
+    assert outcome.points < measured.points
+    assert any("numbers, got 1000000" in message for message in outcome.messages)
+    assert key.grade(key.settle(gather_reference(key))).points == measured.points
+
+
+def test_what_is_random_in_a_probe_has_a_seed_of_its_own(measured):
+    first, second = (engine.Key(measured, seed=3, noise=noise) for noise in (3, 4))
+    assert engine.Key(measured, seed=3).noise == 3
+    assert all(np.array_equal(first.inputs[name], second.inputs[name]) for name in first.inputs)
+
+
+def gather_reference(key):
+    exercise = key.exercise
+    return engine.gather(exercise.probe, exercise.reference, exercise.shown(key.inputs), key.noise)
 
 
 def test_a_number_that_an_answer_could_claim_is_refused(measured):

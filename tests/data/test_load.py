@@ -6,12 +6,12 @@ import pickle
 import pytest
 import torch
 
-from flowcourse.data import NAMES, OFFLINE, ONLINE, DataError, Dataset, available, load
+from flowcourse.data import LOCAL, NAMES, OFFLINE, ONLINE, DataError, Dataset, available, load
 from flowcourse.data.registry import LOADERS
 
 
 def test_every_name_has_a_loader():
-    assert tuple(LOADERS) == NAMES == OFFLINE + ONLINE
+    assert tuple(LOADERS) == NAMES == OFFLINE + ONLINE + LOCAL
 
 
 def test_a_bare_machine_has_the_offline_sets():
@@ -26,8 +26,8 @@ class TestOffline:
         assert torch.equal(one.test, two.test)
 
     def test_no_example_is_in_train_and_in_test(self, name):
-        # Different originals can look alike in black and white: those of the grey digits count.
-        data = load("digits" if name == "binary_digits" else name)
+        # Different originals can look alike in black and white, and by half: the grey digits count.
+        data = load("digits" if name in ("binary_digits", "digit_halves") else name)
         train = {row.tobytes() for row in data.train.numpy()}
         assert not [row for row in data.test.numpy() if row.tobytes() in train]
 
@@ -83,6 +83,42 @@ def test_binary_digits_are_the_same_digits_in_black_and_white():
         assert torch.equal(getattr(binary, part) == 1, getattr(grey, part) >= 8)
 
 
+def test_digit_halves_are_the_digits_cut_in_two():
+    digits, halves = load("digits"), load("digit_halves")
+    assert halves.event_shape == (1, 4, 8) and torch.equal(halves.test_labels, digits.test_labels)
+    for part in ("train", "test"):
+        whole = torch.cat([getattr(halves, f"{part}_conditions"), getattr(halves, part)], dim=2)
+        assert torch.equal(whole, getattr(digits, part))
+
+
+@pytest.mark.parametrize(
+    ("name", "clean", "deviation"), [("noisy_digits", "digits", 4), ("noisy_patches", None, 25)]
+)
+def test_noisy_pictures_are_the_clean_ones_and_gaussian_noise(name, clean, deviation):
+    pairs, original = load(name), load(clean) if clean else load("photo_patches", size=32)
+    noise = []
+    for part in ("train", "test"):
+        assert torch.equal(getattr(pairs, part), getattr(original, part))
+        noise.append((getattr(pairs, f"{part}_conditions") - getattr(pairs, part)).flatten())
+    whole = torch.cat(noise).double()
+    n = len(whole)
+    # Five standard errors of the mean, the deviation, and the fraction within one deviation.
+    assert abs(whole.mean()) < 5 * deviation / n**0.5
+    assert abs(whole.std() / deviation - 1) < 5 / (2 * n) ** 0.5
+    assert abs((whole.abs() < deviation).double().mean() - 0.682689) < 5 * (0.217 / n) ** 0.5
+
+
+def test_the_noise_has_a_seed_and_a_deviation():
+    one, other = load("noisy_digits"), load("noisy_digits", seed=1)
+    assert not torch.equal(one.train_conditions, other.train_conditions)
+    less = load("noisy_digits", deviation=1.0)
+    torch.testing.assert_close(
+        less.test_conditions - less.test, (one.test_conditions - one.test) / 4, atol=1e-5, rtol=0
+    )
+    with pytest.raises(ValueError, match="positive deviation, and got 0"):
+        load("noisy_digits", deviation=0)
+
+
 def test_photo_patches_with_fewer_bits_keep_the_highest():
     full, coarse = load("photo_patches"), load("photo_patches", bits=3)
     assert coarse.levels == 8 and torch.equal(coarse.test, full.test // 32)
@@ -104,6 +140,7 @@ GOOD = Dataset("toy", PIXELS, PIXELS[:1], levels=2, event_shape=(1, 2, 2))
         ({"train": PIXELS.float()}, "integers"),
         ({"levels": None}, "continuous"),
         ({"test_labels": torch.zeros(2)}, "one label"),
+        ({"train_conditions": torch.zeros(3, 1)}, "4 rows and has 3"),
     ],
 )
 def test_a_dataset_refuses_what_contradicts_itself(change, message):

@@ -23,6 +23,9 @@ from flowcourse.training import RunError, TrainingConfig, learning_rate
         (dict(precision="16-mixed"), "one of 32-true, 64-true, bf16-mixed"),
         (dict(accelerator="tpu"), "one of auto, cpu, cuda, mps"),
         (dict(seed=-1), "seed should be"),
+        (dict(sample_every=-1), "sample_every should be a whole number, 0 or more"),
+        (dict(recompute=1), "recompute should be true or false and is 1"),
+        (dict(compile="yes"), "compile should be true or false"),
         (dict(patience=3), "needs held-out examples"),
         (dict(learning_rat=1e-3), "did you mean 'learning_rate'"),
         (dict(zzz=1), "there are steps, batch_size"),
@@ -41,6 +44,8 @@ def test_steps_must_be_given():
 def test_where_a_run_is_executed_is_no_part_of_its_identity():
     one = TrainingConfig(steps=10, devices=1, accelerator="cpu", log_every=1)
     assert one.identity() == TrainingConfig(steps=10, devices=2).identity()
+    how = dict(recompute=True, channels_last=True, compile=True, sample_every=5)
+    assert one.identity() == TrainingConfig(steps=10, **how).identity()
     assert one.identity() != TrainingConfig(steps=10, seed=1).identity()
 
 

@@ -2,13 +2,18 @@ import csv
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
+from matplotlib import image
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from flowcourse import data
+from flowcourse.coupling import nice
 from flowcourse.data import Dataset
 from flowcourse.training import RunError, TrainingConfig, TrainingDiverged, train
+from flowcourse.training.pictures import save_samples
 from flowcourse.training.storage import read_checkpoint
 
 
@@ -447,3 +452,33 @@ def test_a_bar_is_shown_in_a_terminal(counts, histogram, capsys, monkeypatch):
 def test_quiet_is_quiet(counts, histogram, capsys):
     quiet(histogram(), counts, config(validation=16, validate_every=2, patience=1))
     assert capsys.readouterr() == ("", "")
+
+
+# Samples along the way
+
+
+def test_samples_are_drawn_from_the_averages_and_change_nothing(tmp_path, losses):
+    digits = data.load("digits")
+
+    def run(name, options, **more):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = nice.build(digits.event_shape, 17, hidden=8, depth=1, dropout=0.2)
+        return quiet(model, digits, options, tmp_path / name, **more)
+
+    def pictures(name):
+        return {p.name for p in (tmp_path / name).glob("samples/*")}
+
+    plain, drawn = run("plain", config()), run("drawn", config(sample_every=5))
+    assert losses(drawn.history) == losses(plain.history)
+    expected = {f"step-000000{step}.{kind}" for step in ("05", "10") for kind in ("png", "npy")}
+    assert pictures("drawn") == expected and not pictures("plain")
+    assert image.imread(tmp_path / "drawn" / "samples" / "step-00000010.png").ndim == 3
+    # The averages, not the weights of the last update: drawn again from a run that ends there.
+    ended = run("ended", config(steps=10, sample_every=10))
+    save_samples(ended.model, digits, tmp_path, name="again")
+    last = np.load(tmp_path / "ended" / "samples" / "step-00000010.npy")
+    assert np.array_equal(np.load(tmp_path / "again.npy"), last)
+    # A run that starts again leaves no pictures of the one before.
+    run("drawn", config(), resume=False)
+    assert not pictures("drawn")

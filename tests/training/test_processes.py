@@ -1,5 +1,6 @@
 """Real processes: killed without warning, and several at once."""
 
+import ast
 import csv
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from flowcourse import cli, training
+from flowcourse.training.randomness import batch_indices
 from flowcourse.training.storage import read_json
 
 # Dropout and dequantization noise in NICE; batch normalization's running averages in RealNVP.
@@ -92,6 +94,66 @@ def test_a_killed_run_of_two_processes_is_finished_by_one(tmp_path, whole):
     assert read_json(tmp_path / "run.json")["device"].startswith("2 x cpu")
     here(*NICE, "--out", tmp_path)
     assert_same_run(tmp_path, whole, 1e-5)
+
+
+def test_a_killed_run_of_one_process_is_finished_by_two(tmp_path, whole):
+    kill_after_a_checkpoint(command(*NICE, "--out", tmp_path), tmp_path)
+    line = command(*NICE, "--devices", 2, "--out", tmp_path)
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Continuing in" in done.stdout
+    assert_same_run(tmp_path, whole, 1e-5)
+
+
+SHARE = """
+import sys
+from pathlib import Path
+import torch
+from flowcourse.data import Dataset
+from flowcourse.training import TrainingConfig, train
+from flowcourse.training.devices import make_fabric
+
+class Recorded(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__getitem__ and isinstance(args[1], torch.Tensor):
+            read.append(args[1].tolist())
+        return super().__torch_function__(func, types, args, kwargs)
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.zeros(1))
+    def forward(self, x):
+        return -((x.as_subclass(torch.Tensor) - self.mean) ** 2).sum(1)
+
+read = []
+x = torch.arange(64.0)[:, None].as_subclass(Recorded)
+options = TrainingConfig(steps=3, batch_size=16, micro_batches=4, devices=2, accelerator="cpu")
+train(Model(), Dataset("numbers", x, x, None, (1,)), options, verbose=False)
+rank = torch.distributed.get_rank()
+Path(sys.argv[1], f"{rank}.txt").write_text(repr(read))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_each_process_reads_its_own_micro_batches_and_no_others(tmp_path):
+    script = tmp_path / "share.py"
+    script.write_text(SHARE)
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run(
+        [*line, str(script), str(tmp_path)],
+        env=environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (ast.literal_eval((tmp_path / f"{r}.txt").read_text()) for r in range(2))
+    # Once, to set themselves up, both see the whole first batch; then two micro-batches each.
+    assert first.pop(0) == second.pop(0) == batch_indices(0, 16, 64, 0).tolist()
+    for step in range(3):
+        mine, theirs = (read[2 * step : 2 * step + 2] for read in (first, second))
+        assert [len(rows) for rows in mine + theirs] == [4] * 4
+        assert sum(mine + theirs, []) == batch_indices(step, 16, 64, 0).tolist()
+    assert len(first) == len(second) == 6
 
 
 def test_two_processes_under_torchrun_reach_the_losses_of_one(tmp_path):

@@ -1,4 +1,4 @@
-"""A class-conditional model is given the labels, in training, validation, evaluation, sampling."""
+"""A conditional model is given its context, in training, validation, evaluation, sampling."""
 
 import math
 from dataclasses import replace
@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from flowcourse import catalog
 from flowcourse.data import load
 from flowcourse.training import RunError, TrainingConfig, evaluate, train
-from flowcourse.training.labels import labels_for
+from flowcourse.training.context import context_for
 from flowcourse.training.pictures import save_samples
 
 
@@ -52,7 +53,7 @@ def test_held_out_examples_keep_their_own_labels(labelled):
 def test_evaluation_passes_each_batch_its_labels(labelled):
     model, data = labelled
     trained = train(model(), data, config(), verbose=False).model
-    found = evaluate(trained, data.test, labels=data.test_labels, batch_size=7)
+    found = evaluate(trained, data.test, context=data.test_labels, batch_size=7)
     with torch.no_grad():
         nats = -trained(data.test, data.test_labels).double().mean().item()
     assert found.nats == pytest.approx(nats, rel=1e-5)
@@ -61,18 +62,53 @@ def test_evaluation_passes_each_batch_its_labels(labelled):
 
 def test_other_models_never_see_labels(labelled, histogram):
     _, data = labelled
-    assert labels_for(histogram(), data.test_labels) is None
-    found = evaluate(histogram(), data.test, labels=data.test_labels)
-    assert found.bits_per_dim == pytest.approx(2)
+    assert context_for(histogram(), data, "test") is None
 
 
 def test_a_class_conditional_model_without_labels_is_an_error(labelled):
     model, data = labelled
     bare = replace(data, train_labels=None, test_labels=None)
-    with pytest.raises(RunError, match="class-conditional and the data have no labels"):
+    with pytest.raises(RunError, match="conditioned on labels, and counts has none"):
         train(model(), bare, config(), verbose=False)
-    with pytest.raises(RunError, match="class-conditional and the data have no labels"):
+    with pytest.raises(RunError, match="conditional and got no context"):
         evaluate(model(), bare.test)
+
+
+class HistogramOfPicture(nn.Module):
+    """One histogram for each of two conditions, told apart by the first number of a picture."""
+
+    needs_conditions = True
+
+    def __init__(self, of_class):
+        super().__init__()
+        self.of_class = of_class
+        self.kind = of_class.kind
+
+    def forward(self, x, context):
+        return self.of_class(x, (context[:, 0, 0, 0] > 0).long())
+
+    def bits_per_dim(self, x, draws=1, context=None):
+        return self.of_class.bits_per_dim(x, context=(context[:, 0, 0, 0] > 0).long())
+
+
+def test_a_model_of_pairs_is_given_the_conditions_and_not_the_labels(labelled):
+    model, data = labelled
+    pictures = [
+        labels[:, None, None, None].expand(-1, 1, 2, 2).float()
+        for labels in (data.train_labels, data.test_labels)
+    ]
+    wrong = dict(train_labels=1 - data.train_labels, test_labels=1 - data.test_labels)
+    pairs = replace(data, train_conditions=pictures[0], test_conditions=pictures[1], **wrong)
+    result = train(HistogramOfPicture(model()), pairs, config(), verbose=False)
+    expected = conditional_entropy(data.train, data.train_labels)
+    assert result.history[-1]["nats"] == pytest.approx(expected, abs=0.02)
+    context = context_for(result.model, pairs, "test")
+    assert context is pictures[1]
+    found = evaluate(result.model, pairs.test, context=context, batch_size=7)
+    as_labels = evaluate(result.model.of_class, data.test, context=data.test_labels)
+    assert found.nats == pytest.approx(as_labels.nats, rel=1e-6)
+    with pytest.raises(RunError, match="conditioned on conditions, and counts has none"):
+        context_for(result.model, data, "test")
 
 
 def test_samples_are_drawn_of_the_classes_of_the_data_beside_them(tmp_path, monkeypatch):
