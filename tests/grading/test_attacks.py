@@ -23,7 +23,7 @@ from flowcourse.grading.submission import read_files
 
 REPOSITORY = Path(__file__).parents[2]
 LIMITS = Limits(
-    cell_seconds=4,
+    cell_seconds=15,
     seconds=90,
     cpu_seconds=30,
     memory=700 << 20,
