@@ -223,7 +223,8 @@ def _cglow(m: ModuleType) -> dict[str, Instance]:
     }
 
 
-# Chosen on digits by training on the first 1,200 images and validating on the next 300.
+# About half of Glow's preset in depth and width. The number of updates is where the loss on digits
+# 1,200 to 1,500 was lowest when trained on those before; nothing else was searched for.
 _CGLOW = dict(scales=2, steps=4, hidden=32, dropout=0.3)
 _CGLOW_TRAINING = dict(
     steps=700,
@@ -303,7 +304,8 @@ def _flowpp(m: ModuleType) -> dict[str, Instance]:
     }
 
 
-# Chosen on digits by training on the first 1,200 images and validating on the next 300.
+# From a few short runs on the first 1,200 digits, validated on the next 300: the layout was the
+# best of those tried after 700 updates. Sizes are what ten minutes on two cores allow.
 _FLOWPP = dict(
     layout=_layout("cccc s hh cc"),
     filters=32,

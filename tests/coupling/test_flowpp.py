@@ -24,7 +24,7 @@ from flowcourse.coupling.flowpp import (
     mixture_logit,
 )
 from flowcourse.coupling.glow import ActNorm, InvertibleConv
-from flowcourse.coupling.realnvp import Squeeze, checkerboard
+from flowcourse.coupling.realnvp import checkerboard
 from flowcourse.flow import Flow
 from flowcourse.foundations.likelihood import DequantizedFlow, UniformDequantizer
 from flowcourse.nets.attention import AttentionNet, GatedAttention, GatedConv, GatedMLP
@@ -460,14 +460,30 @@ def test_the_papers_models_have_its_number_of_parameters(preset):
     assert count - actnorm + per_number - mixing + matrices == CIFAR10[preset]
 
 
+def sizes(*parts) -> int:
+    return sum(p.numel() for part in parts for p in part.parameters())
+
+
 @pytest.mark.parametrize(
-    ("preset", "shape"), [("paper-imagenet32", (3, 32, 32)), ("paper-imagenet64", (3, 64, 64))]
+    ("size", "couplings", "program"), [(32, 13 + 8, 168_955_724), (64, 12 + 4, 73_489_960)]
 )
-def test_the_models_for_imagenet_have_its_couplings(preset, shape):
-    built = on_meta(preset, shape)
-    n = dict(zip(["paper-imagenet32", "paper-imagenet64"], [13 + 8, 12 + 4], strict=True))[preset]
-    assert len(modules(built, Coupling)) == n
-    assert len(modules(built, Squeeze)) == {32: 2, 64: 6}[shape[1]]
+def test_what_sets_the_models_for_imagenet_apart_is_known(size, couplings, program):
+    built = on_meta(f"paper-imagenet{size}", (3, size, size))
+    nets = [coupling.net for coupling in modules(built, Coupling)]
+    assert len(nets) == couplings
+    count = sizes(built) - sizes(*modules(built, ActNorm), *modules(built, InvertibleConv))
+    count += couplings * 2 * 3 * size**2  # actnorm, for each number of an image
+    count += sum(net.tail.weight.numel() for net in nets)  # as many inputs again
+    if size == 32:
+        count += sum(conv.bias.numel() for conv in modules(built, nn.Conv2d))  # the gains
+        # In the encoder: queries, keys and values, and the answers, with gains; two layer norms.
+        count += 16 * 32 * 32 + 8 * (96 * (32 + 2) + 64 * (32 + 2) + 2 * 2 * 32)
+    else:
+        noise = [coupling.net for coupling in modules(built.dequantizer, Coupling)]
+        blocks = [block for net in noise for block in net.blocks]
+        count -= sizes(*(layer for block in blocks for layer in (block.mix, block.norm_mixed)))
+        count += 5 * 2 * 32  # layer norm in the encoder
+    assert count == program
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
