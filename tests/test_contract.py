@@ -12,9 +12,18 @@ from flowcourse.testing import PROPERTIES, autograd_log_det, check_bijector
 CASES = [(topic.name, name) for topic in TOPICS for name in instances(topic.name)]
 
 
+# What the original has too is taught, not mended.
+KNOWN = {
+    ("realnvp", "preprocessing of the paper", "gradients_are_finite"): "it reaches 1",
+    ("glow", "multi-scale", "gradients_are_finite"): "the log-scale of its priors has no bound",
+}
+
+
 @pytest.mark.parametrize("property_name", PROPERTIES)
 @pytest.mark.parametrize(("topic", "instance"), CASES, ids=lambda value: value)
-def test_property(topic, instance, property_name):
+def test_property(topic, instance, property_name, request):
+    if reason := KNOWN.get((topic, instance, property_name)):
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     bijector, x, *context = instances(topic)[instance]
     check_bijector(bijector, x, *context, properties=[property_name])
 

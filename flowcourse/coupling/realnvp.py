@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from flowcourse.bijector import Bijector, Compose, Inverse, sum_event
 from flowcourse.flow import Flow, StandardNormal
@@ -235,7 +236,9 @@ def preprocess(
     Source: Dinh et al. (2017), section 4.1; the program released with it.
     """
     width = {"code": 1 - 2 * alpha, "paper": 1 - alpha}[form]
-    return Compose(Affine(shift=alpha, scale=width / levels), Logit())
+    squashed = Compose(Affine(shift=alpha, scale=width / levels), Logit())
+    squashed.domain = constraints.interval(0, levels)  # where both maps together are defined
+    return squashed
 
 
 def build(

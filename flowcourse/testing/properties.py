@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load, save
 from torch import Tensor
 from torch.distributions import constraints
@@ -40,7 +41,7 @@ class _Case:
             # Labels are integers, and stay so.
             kind = dtype if context.is_floating_point() else None
             context = context.to(device=device, dtype=kind)
-        bijector = copy.deepcopy(self.bijector).to(device=device, dtype=dtype)
+        bijector = _copied(self.bijector).to(device=device, dtype=dtype)
         return _Case(bijector, self.x.to(device=device, dtype=dtype), context)
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -163,7 +164,7 @@ def density_integrates_to_one(case: _Case) -> Result:
 def state_round_trips(case: _Case) -> Result:
     """A saved and loaded state gives the same outputs."""
     z, log_det = case.forward()
-    other = copy.deepcopy(case.bijector)
+    other = _copied(case.bijector)
     with torch.no_grad():
         for tensor in [*other.parameters(), *other.buffers()]:
             tensor.copy_(torch.full_like(tensor, 0.5))
@@ -225,9 +226,15 @@ def check_bijector(
     >>> check_bijector(Tanh(), torch.zeros(2, 1), properties=["shapes"]).passed
     True
     """
-    original = copy.deepcopy(bijector).eval()
+    original = _copied(bijector).eval()
     double = _Case(original, x, context).to(torch.float64)
     return run(type(bijector).__name__, double, PROPERTIES, properties)
+
+
+def _copied(bijector: Bijector) -> Bijector:
+    """A copy whose domain and codomain are still the ones that are compared by identity here."""
+    known = (constraints.real, constraints.positive)
+    return copy.deepcopy(bijector, {id(constraint): constraint for constraint in known})
 
 
 def _extremes(case: _Case) -> list[Tensor]:
@@ -238,8 +245,9 @@ def _extremes(case: _Case) -> list[Tensor]:
         return [1e3 * sign.expand_as(case.x), -1e3 * sign.expand_as(case.x)]
     if domain is constraints.positive:
         return [torch.full_like(case.x, value) for value in (1e-3, 1e3)]
-    if domain is constraints.unit_interval:
-        return [torch.full_like(case.x, value) for value in (1e-9, 1 - 1e-9)]
+    if isinstance(domain, constraints.interval):
+        low, high = domain.lower_bound, domain.upper_bound
+        return [torch.full_like(case.x, low + (high - low) * p) for p in (1e-9, 1 - 1e-9)]
     return []
 
 
@@ -249,8 +257,6 @@ def _base_of(codomain: constraints.Constraint) -> Callable[[Tensor], Tensor]:
         return lambda z: sum_event(-0.5 * (z**2 + math.log(2 * math.pi)))
     if codomain is constraints.positive:
         return lambda z: sum_event(-z)
-    if codomain is constraints.unit_interval:
-        return lambda z: sum_event(torch.zeros_like(z))
     if isinstance(codomain, constraints.interval):
         width = codomain.upper_bound - codomain.lower_bound
         return lambda z: sum_event(torch.full_like(z, -math.log(width)))
@@ -267,10 +273,11 @@ def _quadrature(
     elif domain is constraints.positive:
         t = torch.linspace(-30, 30, n, dtype=dtype)
         x, log_slope = t.exp(), t
-    elif domain is constraints.unit_interval:
+    elif isinstance(domain, constraints.interval):
+        width = domain.upper_bound - domain.lower_bound
         t = torch.linspace(-30, 30, n, dtype=dtype)
-        x = torch.sigmoid(t)
-        log_slope = -torch.nn.functional.softplus(t) - torch.nn.functional.softplus(-t)
+        x = domain.lower_bound + width * torch.sigmoid(t)
+        log_slope = math.log(width) + F.logsigmoid(t) + F.logsigmoid(-t)
     else:
         raise Skip(f"no quadrature for the domain {domain}")
     return x, log_slope + math.log((t[1] - t[0]).item())

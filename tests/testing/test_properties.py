@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from flowcourse import Bijector
-from flowcourse.foundations.change_of_variables import Affine, Elementwise, Tanh
+from flowcourse.bijector import Compose, Inverse
+from flowcourse.coupling.realnvp import preprocess
+from flowcourse.foundations.change_of_variables import Affine, Elementwise, Exp, Tanh
 from flowcourse.testing import PROPERTIES, PropertyFailure, check_bijector
 
 
@@ -136,6 +138,17 @@ def test_a_map_without_inverse_is_checked_as_far_as_it_goes(torch_seed):
         Forward(), torch.randn(4, 2), properties=["round_trip", "log_det_is_the_jacobian"]
     )
     assert "no analytic inverse" in str(report)
+
+
+def test_a_composition_is_checked_like_its_parts(torch_seed):
+    """Sets are known by identity, and the copy that is tested must have the same ones."""
+    x = torch.rand(4, 1)
+    for map_to_reals in (Affine(0.5, 2.0), Inverse(Exp()), preprocess(17)):
+        composed = Compose(map_to_reals, Affine(0.1, 1.5))
+        report = check_bijector(composed, x, properties=["density_integrates_to_one"])
+        assert report.results[0].tolerance == 1e-4
+    with pytest.raises(PropertyFailure, match="not finite at max"):
+        check_bijector(Compose(InfiniteGradient()), x, properties=["gradients_are_finite"])
 
 
 def test_the_report_lists_each_property_with_error_and_tolerance():
