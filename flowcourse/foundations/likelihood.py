@@ -10,6 +10,7 @@ Book: `book/foundations/likelihood.md`.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -155,9 +156,18 @@ class DequantizedFlow(nn.Module):
     def sample(
         self, n: int, temperature: float = 1.0, context: Tensor | None = None
     ) -> Int[Tensor, "n *event"]:
-        """Draw integers: samples of the flow, floored and clipped to the range of the data."""
+        """Draw integers: samples of the flow, floored and clipped to the range of the data.
+
+        Warns where numbers overflowed on the way and left none to clip: those become level 0.
+        """
         y = self.flow.sample(n, context, temperature)
-        return y.floor().clamp(0, self.levels - 1).to(torch.int64)
+        if not y.is_meta and (lost := y.isnan().flatten(1).any(dim=1).sum()):
+            warnings.warn(
+                f"{lost} of {n} samples hold NaN, shown as level 0: the inverse overflowed. It "
+                "does so where training has not been; a temperature below 1 makes it rarer.",
+                stacklevel=2,
+            )
+        return y.nan_to_num(nan=0.0).floor().clamp(0, self.levels - 1).to(torch.int64)
 
     def _check(self, x: Tensor) -> Tensor:
         parameter = next(self.parameters(), self.flow.base.anchor)

@@ -174,6 +174,11 @@ class TestDequantizedFlow:
         means = samples.double().reshape(2, 2000).mean(dim=1)
         assert means[1] - means[0] == pytest.approx(3, abs=0.1)
 
+    def test_samples_that_are_no_numbers_are_announced(self):
+        flow = Flow(Affine(shift=0.0, scale=math.nan), StandardNormal(2))
+        with pytest.warns(UserWarning, match="3 of 3 samples hold NaN"):
+            assert (DequantizedFlow(flow, 8).sample(3) == 0).all()
+
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.float64])
     def test_integers_in_any_dtype(self, dtype, torch_seed):
         x = torch.tensor([[0], [3]]).to(dtype)
