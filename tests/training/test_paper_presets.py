@@ -17,6 +17,7 @@ TOY = dict(
     hidden=6, depth=2, blocks=1, steps=1, couplings=2, final_couplings=1, layers=1, head=6,
     channels=12, filters=8, latents=2, masks=2, components=2, kernel=3, first_kernel=3,
     noise_couplings=2, noise_hidden=6, noise_blocks=1, encoder_filters=4, encoder_blocks=1,
+    condition_channels=6, condition_hidden=6,
 )  # fmt: skip
 
 

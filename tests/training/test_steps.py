@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -179,7 +180,9 @@ def test_the_optimizer_is_loaded_into_the_layout_of_the_weights(torch_seed):
     assert torch.equal(average, saved["weight/exp_avg"])
 
 
-def test_compiled_steps_give_the_same_values_and_gradients(torch_seed):
+def test_compiled_steps_give_the_same_values_and_gradients(torch_seed, monkeypatch):
+    # What checks shapes in tests cannot be compiled; outside tests nothing checks them.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     points = torch.randn(5, 2)
 
     def build():

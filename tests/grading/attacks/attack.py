@@ -26,7 +26,7 @@ class Attack:
     endless: bool
 
 
-ATTACKS: list[Attack] = []
+ATTACKS: dict[str, Attack] = {}  # by name
 
 
 class Group:
@@ -43,8 +43,10 @@ class Group:
         after: bool = True,
         endless: bool = False,
     ) -> None:
-        """Add an attack, see `Attack`."""
-        ATTACKS.append(Attack(self.name, name, code.strip() + "\n", shows, after, endless))
+        """Add an attack, see `Attack`. Once more is no harm: doctests import a module again."""
+        attack = Attack(self.name, name, code.strip() + "\n", shows, after, endless)
+        if ATTACKS.setdefault(name, attack) != attack:
+            raise ValueError(f"Two attacks are called {name!r}.")
 
 
 # Wrong answers, for attacks that would make them right.

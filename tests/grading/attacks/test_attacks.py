@@ -30,7 +30,7 @@ def number(x86, other):
 """
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.group}-{attack.name}")
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=lambda attack: f"{attack.group}-{attack.name}")
 def test_attack(attack, judge, host, handed_in):
     known = f"HOST = {host.description(judge)!r}\n{TOLD}"
     cells = [Cell(f"import torch\n{known}"), ORDER, CHECKS["order"], Cell(attack.code)]
@@ -56,9 +56,9 @@ def test_attack(attack, judge, host, handed_in):
 
 def test_there_are_enough_attacks_and_no_two_alike():
     assert len(ATTACKS) >= 130
-    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS)
+    assert len({attack.code for attack in ATTACKS.values()}) == len(ATTACKS)
     groups = {"points", "channel", "answers", "inspection", "host", "resources", "grade"}
-    assert {attack.group for attack in ATTACKS} == groups
+    assert {attack.group for attack in ATTACKS.values()} == groups
 
 
 def test_controls(judge):
