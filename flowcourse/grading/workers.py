@@ -109,6 +109,8 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
     # Whether a worker of this machine lives is seen from its process. Dask would also take one for
     # dead that says nothing for minutes, as when the clock is set.
     dask.config.set({"distributed.scheduler.worker-ttl": None})
+    # It logs tracebacks of a scheduler that is lost, which is said better below.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         if scheduler is None:
             cluster = LocalCluster(
@@ -149,6 +151,7 @@ def _collect(
     client: Any, work: Iterator[Submission], judge: Callable[[Submission], Verdict], where: str
 ) -> Iterator[tuple[Submission, Verdict]]:
     from distributed import CancelledError, KilledWorker, as_completed
+    from distributed.comm import CommClosedError
 
     ahead = AHEAD * max(1, len(client.scheduler_info()["workers"]))
     running: dict[Any, Submission] = {}
@@ -173,7 +176,7 @@ def _collect(
                 f"The workers that judged {submission.student} were killed again and again "
                 f"({error}). {GOES_ON}"
             ) from error
-        except CancelledError as error:
+        except (CancelledError, CommClosedError) as error:
             raise GradingError(f"The scheduler {where} is lost ({error}). {GOES_ON}") from error
         except OSError as error:  # such as a full disk there
             raise GradingError(

@@ -137,6 +137,7 @@ def test_a_sandbox_that_is_killed_is_replaced(box, monkeypatch):
         assert printed(submission.run("print(2)")) == "2\n"
     second = kill()
     second.wait()
+    assert box._control.recv(1) == b""  # what was inside it is gone as well
     monkeypatch.setattr(second, "poll", lambda: None)  # as if it had ended since
     with box.submission() as submission:
         assert printed(submission.run("print(3)")) == "3\n"

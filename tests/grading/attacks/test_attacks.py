@@ -30,7 +30,9 @@ def number(x86, other):
 """
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=lambda attack: f"{attack.group}-{attack.name}")
+@pytest.mark.parametrize(
+    "attack", ATTACKS.values(), ids=lambda attack: f"{attack.group}-{attack.name}"
+)
 def test_attack(attack, judge, host, handed_in):
     known = f"HOST = {host.description(judge)!r}\n{TOLD}"
     cells = [Cell(f"import torch\n{known}"), ORDER, CHECKS["order"], Cell(attack.code)]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -90,9 +91,11 @@ def test_nothing_is_said_that_worries_and_one_at_a_time_may_grade(course):
     """A quiet start and end; and a second command meanwhile is refused."""
     first = course.start()
     first.wait_for(1)
+    first.process.send_signal(signal.SIGSTOP)  # it must not be done before the second has started
     second = subprocess.run(
         course.command(), cwd=course.root, capture_output=True, text=True, timeout=PATIENCE
     )
+    first.process.send_signal(signal.SIGCONT)
     assert second.returncode == 2, second.stderr
     assert "Another flowcourse grade is at work" in second.stderr
     assert first.end() == 0, first.said()
