@@ -1,0 +1,1 @@
+"""Autoregressive flows: a transformer for each number, a conditioner of the numbers before it."""
