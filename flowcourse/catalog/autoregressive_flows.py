@@ -1,0 +1,75 @@
+"""Autoregressive flows: each number moves by what the numbers before it say."""
+
+from types import ModuleType
+
+import torch
+
+from flowcourse.catalog.table import Instance, Preset, Topic, perturbed
+
+__all__ = ["TOPICS"]
+
+
+# maf
+
+
+def _maf(m: ModuleType) -> dict[str, Instance]:
+    def vectors(dims: int, normalization: str = "none", **options) -> Instance:
+        model = m.build((dims,), None, layers=2, normalization=normalization, **options)
+        return perturbed(model), torch.randn(6, dims)
+
+    def layer(dims: int, *hidden: int, **options) -> Instance:
+        net = m.MaskedConditioner(dims, 2, hidden, **options)
+        return m.Autoregressive(perturbed(net, 0.3), m.AffineTransformer()), torch.randn(6, dims)
+
+    images = perturbed(m.build((1, 4, 4), 17, layers=2, hidden=[24], blocks=4))
+    return {
+        "affine transformer": (m.AffineTransformer(), torch.randn(6, 2), torch.randn(6, 4)),
+        "one layer, linear": layer(3),
+        "one layer, deep": layer(5, 12, 9),
+        "one layer, two blocks": layer(5, 12, blocks=2),
+        "one layer, one block": layer(2, 4, blocks=1),
+        "one layer, given a vector": (*layer(4, 12, 12, context=3), torch.randn(6, 3)),
+        "linear, given a label": (*layer(2, classes=3), torch.tensor([0, 2, 1, 1, 0, 2])),
+        "maf": vectors(2, hidden=[12]),
+        "maf, batch norm": vectors(5, "batch_norm", hidden=[12, 12]),
+        "maf, actnorm": vectors(5, "actnorm", hidden=[12]),
+        "images, four blocks": (images, 16 * torch.rand(6, 1, 4, 4)),
+    }
+
+
+MAF = Topic(
+    name="maf",
+    part="autoregressive_flows",
+    title="MAF: masked autoregressive flow",
+    summary="Stacked Gaussian MADEs: one pass to score, and an inverse that computes each unit once",
+    paper="papamakarios2017masked",
+    small=_maf,
+    presets={
+        "laptop": Preset(
+            "digits",
+            dict(layers=5, hidden=[256], dropout=0.5),
+            dict(steps=1000, batch_size=128, micro_batches=1, learning_rate=1e-3),
+        ),
+        # Papamakarios et al. (2017), section 4 and the program released with it: CIFAR-10, ten
+        # layers, batches of 100, rate 1e-4, decay 1e-6, and an end after 30 epochs without a better
+        # validation loss. Of the widths that the program lists for it, 1024 and 2048, the first.
+        "paper": Preset(
+            data="cifar10",
+            model=dict(layers=10, hidden=[1024, 1024]),
+            training=dict(
+                steps=450 * 400,
+                batch_size=100,
+                micro_batches=1,
+                learning_rate=1e-4,
+                schedule="constant",
+                weight_decay=1e-6,
+                validation=5_000,
+                validate_every=450,
+                patience=30,
+            ),
+        ),
+    },
+)
+
+# In teaching order.
+TOPICS: tuple[Topic, ...] = (MAF,)
