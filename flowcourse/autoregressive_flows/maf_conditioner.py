@@ -127,9 +127,9 @@ class MaskedConditioner(Conditioner):
             self.given = nn.Linear(context, widths[1], bias=False)
         self.dropout = nn.Dropout(dropout)
         for layer, ends in enumerate(self.ends):
-            units = torch.tensor([0, *ends]).diff()
-            degrees = torch.arange(-1, k).repeat_interleave(units)
-            self.register_buffer(f"degrees_{layer}", degrees)
+            runs = enumerate(pairwise([0, *ends]), start=-1)
+            degrees = [degree for degree, (start, stop) in runs for _ in range(start, stop)]
+            self.register_buffer(f"degrees_{layer}", torch.tensor(degrees))
 
     def _of_context(self, x: Tensor, context: Tensor | None) -> Tensor | float:
         """What the context adds to the first layer; nothing if there is none."""
