@@ -37,19 +37,34 @@ def _maf(m: ModuleType) -> dict[str, Instance]:
     }
 
 
+_MAF = dict(layers=5, hidden=[256], dropout=0.5)
+_MAF_TRAINING = dict(
+    steps=1500,
+    batch_size=128,
+    micro_batches=1,
+    learning_rate=1e-3,
+    weight_decay=0.1,
+    warmup_steps=100,
+)
+
+
+def _maf_on_digits(kept: bool = False, **model) -> Preset:
+    return Preset("digits", _MAF | model, dict(_MAF_TRAINING), kept=kept)
+
+
 MAF = Topic(
     name="maf",
     part="autoregressive_flows",
     title="MAF: masked autoregressive flow",
-    summary="Stacked Gaussian MADEs: one pass to score, and an inverse that computes each unit once",
+    summary="Stacked Gaussian MADEs: one pass to score, an inverse that computes each unit once",
     paper="papamakarios2017masked",
     small=_maf,
     presets={
-        "laptop": Preset(
-            "digits",
-            dict(layers=5, hidden=[256], dropout=0.5),
-            dict(steps=1000, batch_size=128, micro_batches=1, learning_rate=1e-3),
-        ),
+        "laptop": _maf_on_digits(kept=True),
+        # The same with fewer blocks of dimensions, from one to a half as many as pixels.
+        **{f"blocks{k}": _maf_on_digits(blocks=k) for k in (1, 2, 4, 8, 16, 32)},
+        "layers1": _maf_on_digits(layers=1),
+        "classes": _maf_on_digits(kept=True, classes=10),
         # Papamakarios et al. (2017), section 4 and the program released with it: CIFAR-10, ten
         # layers, batches of 100, rate 1e-4, decay 1e-6, and an end after 30 epochs without a better
         # validation loss. Of the widths that the program lists for it, 1024 and 2048, the first.
