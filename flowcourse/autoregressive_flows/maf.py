@@ -15,16 +15,18 @@ arXiv:1705.07057; Kingma et al. (2016), arXiv:1606.04934.
 """
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from itertools import pairwise
-from typing import cast
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowcourse.autoregressive.made import MaskedLinear, mask
+from flowcourse.autoregressive_flows.maf_conditioner import (
+    Conditioner,
+    MaskedConditioner,
+    Parameters,
+    Vectors,
+    equal_blocks,
+)
 from flowcourse.bijector import Bijector, Compose, Inverse, sum_event
 from flowcourse.coupling.glow import ActNorm, Permutation
 from flowcourse.coupling.realnvp import BatchNorm, preprocess
@@ -40,9 +42,6 @@ __all__ = [
     "build",
     "equal_blocks",
 ]
-
-Vectors = Float[Tensor, "batch dims"]
-Parameters = Float[Tensor, "batch outputs_times_dims"]
 
 # Transformers
 
@@ -71,148 +70,6 @@ class AffineTransformer(Bijector):
     def inverse(self, z, context=None):
         shift, log_scale = self._read(z, context)
         return z * torch.exp(log_scale) + shift, sum_event(log_scale)
-
-
-# Conditioners
-
-
-def equal_blocks(dims: int, blocks: int) -> list[slice]:
-    """Cut dimensions 0, 1, ... into blocks whose sizes differ by one at most.
-
-    >>> equal_blocks(5, 2)
-    [slice(0, 2, None), slice(2, 5, None)]
-    """
-    if not 1 <= blocks <= dims:
-        raise ValueError(f"{dims} dimensions can be cut into 1 to {dims} blocks, not {blocks}.")
-    edges = [dims * k // blocks for k in range(blocks + 1)]
-    return [slice(a, b) for a, b in pairwise(edges)]
-
-
-class Conditioner(nn.Module):
-    """Parameters for every dimension, from the blocks of dimensions before its own.
-
-    Subclasses implement `forward`, and `one_by_one` where they know a faster way.
-
-    Attributes:
-        blocks: of dimensions, in their order; what the inverse finds in one pass each.
-    """
-
-    def __init__(self, blocks: Sequence[slice]):
-        super().__init__()
-        self.blocks = list(blocks)
-
-    def forward(self, x: Vectors, context: Tensor | None = None) -> Parameters:
-        """The parameters of all dimensions: `outputs` of them for each, the first of all first."""
-        raise NotImplementedError(f"{type(self).__name__} must implement forward(x, context).")
-
-    def one_by_one(
-        self, like: Vectors, context: Tensor | None = None
-    ) -> Generator[Parameters, Vectors, None]:
-        """Yield the parameters of each block in turn, and be sent the block's numbers.
-
-        Here by one pass for each block, with zeros where nothing is known yet.
-
-        Args:
-            like: any tensor of the shape, dtype and device of the numbers that will be sent.
-            context: see `forward`.
-        """
-        x = torch.zeros_like(like)
-        for block in self.blocks:
-            every = self(x, context).unflatten(1, (-1, x.shape[1]))
-            found = yield every[:, :, block].flatten(1)
-            x = torch.cat([x[:, : block.start], found, x[:, block.stop :]], dim=1)
-
-
-class MaskedConditioner(Conditioner):
-    r"""A dense network some of whose weights are left out, as in MADE, with sorted degrees.
-
-    The degree of a number is the index of its block, and that of a hidden unit the last block it
-    may see: -1 for none, up to $K - 2$. Hidden units see units of their degree or less below them,
-    outputs for block $k$ those of degree less than $k$. Units are *sorted* by degree: what one may
-    see is then the beginning of the layer below. So `one_by_one` computes each unit once, when its
-    degree is reached, from a slice of the weights, and all its steps together multiply as often as
-    one pass.
-
-    Args:
-        dims: number of dimensions, in their natural order; permute them before for another.
-        outputs: parameters of each dimension.
-        hidden: widths of the hidden layers; with none, parameters are linear in what they see.
-        blocks: how many blocks of dimensions, $K$; by default as many as dimensions.
-        context: size of a vector that every unit may see, 0 for none.
-        activation: between layers.
-        dropout: probability of dropping a hidden unit in training.
-
-    Source: Germain et al. (2015), eqs. 8 and 9, for the masks; Papamakarios et al. (2017), section
-    3.4, for the context.
-    """
-
-    def __init__(
-        self,
-        dims: int,
-        outputs: int,
-        hidden: Sequence[int],
-        *,
-        blocks: int | None = None,
-        context: int = 0,
-        activation: Callable[[Tensor], Tensor] = F.relu,
-        dropout: float = 0.0,
-    ):
-        super().__init__(equal_blocks(dims, dims if blocks is None else blocks))
-        self.outputs, self.activation = outputs, activation
-        k = len(self.blocks)
-        # Units that may see no block are of use where there is a context for them to see.
-        lowest = -1 if context or k == 1 else 0
-        # ends[layer][m + 1] units of a layer have a degree of m or less, from m = -1 on.
-        self.ends = [[0, *(block.stop for block in self.blocks)]]
-        for width in hidden:
-            counts = (min(m + 1 - lowest, k - 1 - lowest) for m in range(-1, k))
-            self.ends.append([width * count // (k - 1 - lowest) for count in counts])
-        widths = [dims, *hidden, outputs * dims]
-        layers = [MaskedLinear(a, b) for a, b in pairwise(widths)]
-        self.layers = nn.ModuleList(layers)
-        self.given = nn.Linear(context, widths[1]) if context else None
-        self.dropout = nn.Dropout(dropout)
-        for layer, ends in enumerate(self.ends):
-            units = torch.tensor([0, *ends]).diff()
-            degrees = torch.arange(-1, k).repeat_interleave(units)
-            self.register_buffer(f"degrees_{layer}", degrees)
-
-    def _new(self, layer: int, step: int) -> tuple[slice | Tensor, int]:
-        """What a layer computes once `step` blocks are known, and how much of its input it sees."""
-        columns = self.ends[layer][step]
-        if layer + 1 < len(self.ends):
-            ends = self.ends[layer + 1]
-            return slice(ends[step - 1] if step else 0, ends[step]), columns
-        dims = torch.arange(self.outputs * self.ends[0][-1])
-        return dims.unflatten(0, (self.outputs, -1))[:, self.blocks[step]].flatten(), columns
-
-    def forward(self, x, context=None):
-        h, degrees = x, [self.get_buffer(f"degrees_{layer}") for layer in range(len(self.ends))]
-        for layer, linear in enumerate(self.layers):
-            last = layer + 1 == len(self.layers)
-            after = degrees[0].repeat(self.outputs) if last else degrees[layer + 1]
-            h = linear(h, mask(after, degrees[layer], strict=last))
-            if layer == 0 and self.given is not None:
-                h = h + self.given(context)
-            if not last:
-                h = self.dropout(self.activation(h))
-        return h
-
-    def one_by_one(self, like, context=None):
-        known = [like[:, :0] for _ in self.ends]
-        given = None if self.given is None else self.given(context)
-        for step in range(len(self.blocks)):
-            for layer, linear in enumerate(self.layers):
-                rows, columns = self._new(layer, step)
-                weight, bias = cast(Tensor, linear.weight), cast(Tensor, linear.bias)
-                h = F.linear(known[layer], weight[rows, :columns], bias[rows])
-                if layer == 0 and given is not None:
-                    h = h + given[:, rows]
-                if layer + 1 < len(self.layers):
-                    h = self.dropout(self.activation(h))
-                    known[layer + 1] = torch.cat([known[layer + 1], h], dim=1)
-            found = yield h
-            known[0] = torch.cat([known[0], found], dim=1)
 
 
 # The flow
@@ -278,6 +135,8 @@ def build(
     blocks: int | None = None,
     normalization: str = "batch_norm",
     dropout: float = 0.0,
+    context: int = 0,
+    classes: int | None = None,
 ) -> Flow | DequantizedFlow:
     """MAF: masked autoregressive layers, each with the order of the one before reversed.
 
@@ -289,6 +148,9 @@ def build(
         blocks: of dimensions, see `MaskedConditioner`; as many as dimensions by default.
         normalization: between layers, "batch_norm", "actnorm" or "none".
         dropout: of hidden units.
+        context: size of a vector that the density is conditioned on, 0 for none.
+        classes: number of classes, if the density is that of an example's class; the labels are
+            the context.
 
     Raises:
         ValueError: an unknown normalization, or more blocks than dimensions.
@@ -306,7 +168,15 @@ def build(
         if layer:
             steps.append(Permutation(torch.arange(dims).flip(0)))
         transformer = AffineTransformer()
-        net = MaskedConditioner(dims, transformer.outputs, hidden, blocks=blocks, dropout=dropout)
+        net = MaskedConditioner(
+            dims,
+            transformer.outputs,
+            hidden,
+            blocks=blocks,
+            context=context,
+            classes=classes,
+            dropout=dropout,
+        )
         steps.append(Autoregressive(net, transformer))
         if normalization == "batch_norm":
             steps.append(BatchNorm(dims))
@@ -314,4 +184,6 @@ def build(
             steps.append(ActNorm(dims))
     steps.append(Inverse(Flatten(event_shape)))
     flow = Flow(Compose(*steps), StandardNormal(*event_shape))
-    return flow if levels is None else DequantizedFlow(flow, levels)
+    model = flow if levels is None else DequantizedFlow(flow, levels)
+    model.class_conditional, model.needs_conditions = classes is not None, context > 0
+    return model
