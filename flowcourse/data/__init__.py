@@ -15,8 +15,8 @@ Nothing here touches the network unless `download=True` is passed.
 """
 
 from flowcourse.data.dataset import DataError, Dataset
-from flowcourse.data.names import LOCAL, NAMES, OFFLINE, ONLINE
+from flowcourse.data.names import LOCAL, NAMES, OFFLINE, ONLINE, TABLES
 from flowcourse.data.registry import Summary, available, load, summary
 
-__all__ = ["LOCAL", "NAMES", "OFFLINE", "ONLINE", "DataError", "Dataset", "Summary"]
-__all__ += ["available", "load", "summary"]
+__all__ = ["LOCAL", "NAMES", "OFFLINE", "ONLINE", "TABLES", "DataError", "Dataset"]
+__all__ += ["Summary", "available", "load", "summary"]

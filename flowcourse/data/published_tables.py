@@ -13,7 +13,7 @@ import torch
 
 from flowcourse.data.cache import cached_file, read_cache, write_cache
 from flowcourse.data.dataset import DataError, Dataset
-from flowcourse.data.tables import uncorrelated
+from flowcourse.data.tables import often_smallest, uncorrelated
 
 __all__ = ["PUBLISHED", "Published", "load_published_table"]
 
@@ -62,8 +62,8 @@ def hepmass(folder: Path) -> Parts:
     train, test = parts
     # The rows of the test file end in one number more.
     train, test = _standardised(train, test[:, : train.shape[1]], correction=1)
-    often = np.array([(column == column.min()).sum() > 5 for column in train.T])
-    return train[:, ~often], test[:, ~often]
+    kept = ~often_smallest(train)
+    return train[:, kept], test[:, kept]
 
 
 def miniboone(folder: Path) -> Parts:

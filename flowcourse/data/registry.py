@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from flowcourse.data.cache import cached_file
 from flowcourse.data.dataset import Dataset
 from flowcourse.data.digits import load_binary_digits, load_digits
 from flowcourse.data.imagenet import COUNTS, PIXELS, is_converted, load_imagenet
@@ -119,11 +120,13 @@ def available() -> tuple[str, ...]:
     >>> "digits" in available()
     True
     """
-    return tuple(
-        name
-        for name in NAMES
-        if name in OFFLINE or (is_converted(name) if name in PIXELS else is_here(name))
-    )
+
+    def is_available(name: str) -> bool:
+        if name in PUBLISHED_TABLES:
+            return cached_file(name).exists()
+        return name in OFFLINE or (is_converted(name) if name in PIXELS else is_here(name))
+
+    return tuple(filter(is_available, NAMES))
 
 
 def summary(name: str, **options: Any) -> Summary:
