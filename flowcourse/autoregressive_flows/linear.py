@@ -192,13 +192,14 @@ class PLULinear(InvertibleConv):
     def forward(self, x, context=None):
         lower, upper = self.triangles
         with full_precision(x):
-            z = x @ upper.T @ lower.T @ self.permutation.T
-        return z, self._log_det(x)
+            y = x @ upper.T @ lower.T
+        return y[:, self.permutation.argmax(dim=1)], self._log_det(x)
 
     def inverse(self, z, context=None):
         lower, upper = self.triangles
         with full_precision(z):
-            half = solve_triangular(lower, (z @ self.permutation).T, upper=False)
+            y = z[:, self.permutation.argmax(dim=0)]
+            half = solve_triangular(lower, y.T, upper=False)
             x = solve_triangular(upper, half, upper=True).T
         return x, -self._log_det(z)
 
