@@ -30,10 +30,10 @@ __all__ = ["DATA", "GAUSSIAN", "config", "fit_gaussian", "measure", "models"]
 DATA = data.TABLES
 GAUSSIAN = "Gaussian"
 VALIDATION_SHARE = 0.2
-# For every model and table alike: learning rate, decay and dropout as they gave the best mean loss
-# on the held-out rows, see the chapter.
+# The same for every model and table. Of three settings of rate, decay and dropout, this one had the
+# lowest loss on the held-out rows of wine and diabetes, for MAF with PLU; nothing else was searched.
 TRAINING = dict(
-    learning_rate=1e-3, weight_decay=0.1, warmup_steps=50, clip_norm=20.0, ema=0.99,
+    learning_rate=3e-3, weight_decay=1.0, warmup_steps=50, clip_norm=20.0, ema=0.99,
     schedule="cosine", accelerator="cpu", micro_batches=1,
 )  # fmt: skip
 
@@ -48,10 +48,10 @@ def config(table: Dataset, seed: int) -> TrainingConfig:
     large = len(table.train) > 10_000
     return TrainingConfig(
         **TRAINING,
-        steps=3000 if large else 1000,
+        steps=1000 if large else 500,
         batch_size=256 if large else 64,
         validation=round(VALIDATION_SHARE * len(table.train)),
-        validate_every=100 if large else 25,
+        validate_every=50 if large else 20,
         seed=seed,
     )
 

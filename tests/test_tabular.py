@@ -1,4 +1,4 @@
-"""The table of density estimation: against scipy, complete, and measured again where that is fast."""
+"""The table of density estimation: against scipy, complete, and measured again where fast."""
 
 import numpy as np
 import pytest

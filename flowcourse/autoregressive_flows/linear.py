@@ -176,18 +176,27 @@ class Orthogonal(Bijector):
 class PLULinear(InvertibleConv):
     r"""Glow's $W = P L (U + \mathrm{diag}(\pm e^{\ell}))$ for vectors, without ever forming $W$.
 
-    $P$ and the signs stay what they were at the start, a random rotation, and the rest is learned.
+    $P$ and the signs stay what they were at the start, and the rest is learned.
     A vector is multiplied by three factors in $O(D^2)$; the inverse is two substitutions. (The 1x1
     convolution, which meets many positions and few channels, forms $W$ and its inverse.)
 
     Args:
         dims: number of dimensions, $D$.
+        start: the first $W$: a random `"rotation"`, as in Glow, or a random `"permutation"`, which
+            leaves each number of the data whole, as in the program of Durkan et al. (2019).
 
     Source: Kingma & Dhariwal (2018), eqs. 10 and 11; Oliva et al. (2018), for vectors.
     """
 
-    def __init__(self, dims: int):
+    def __init__(self, dims: int, start: str = "rotation"):
         super().__init__(dims, "plu")
+        if start not in ("rotation", "permutation"):
+            raise ValueError(f"start should be 'rotation' or 'permutation' and is {start!r}.")
+        if start == "permutation":
+            self.permutation.copy_(torch.eye(dims)[torch.randperm(dims)])
+            self.sign.fill_(1)
+            for parameter in self.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x, context=None):
         lower, upper = self.triangles
@@ -224,9 +233,7 @@ class QRLinear(Compose):
 # Models
 
 
-def whitening(
-    mean: Float[Tensor, " dims"], covariance: Float[Tensor, "dims dims"]
-) -> Linear:
+def whitening(mean: Float[Tensor, " dims"], covariance: Float[Tensor, "dims dims"]) -> Linear:
     r"""The linear map that makes a normal density standard: maximum likelihood in closed form.
 
     $W = C^{-1}$ with the covariance's Cholesky factor, $CC^\top = \Sigma$, and $b = -W\mu$. With a
@@ -252,6 +259,7 @@ MIXING: dict[str, Callable[[int], Bijector]] = {
     "shuffle": lambda dims: Permutation(torch.randperm(dims)),
     "dense": partial(InvertibleConv, form="direct"),
     "plu": PLULinear,
+    "plu_permutation": partial(PLULinear, start="permutation"),
     "qr": QRLinear,
     "householder": Householder,
     "cayley": partial(Orthogonal, kind="cayley"),

@@ -21,6 +21,10 @@ def _linear(m: ModuleType) -> dict[str, Instance]:
         "cayley": (m.Orthogonal(3, "cayley"), torch.randn(6, 3)),
         "exponential": (m.Orthogonal(3, "exp"), torch.randn(6, 3)),
         "plu": (perturbed(m.PLULinear(4), 0.2), torch.randn(6, 4)),
+        "plu from a permutation": (
+            perturbed(m.PLULinear(3, "permutation"), 0.2),
+            torch.randn(6, 3),
+        ),
         "qr": (perturbed(m.QRLinear(2), 0.3), torch.randn(6, 2)),
         "normal density": (perturbed(m.build((2,), None, layers=0), 0.2), torch.randn(6, 2)),
         "autoregressive": (
@@ -34,9 +38,15 @@ def _linear(m: ModuleType) -> dict[str, Instance]:
     }
 
 
-_LINEAR = dict(layers=5, hidden=[128, 128], dropout=0.2)
+_LINEAR = dict(layers=3, hidden=[128], dropout=0.2)
 _LINEAR_TRAINING = dict(
-    steps=1500, batch_size=128, learning_rate=2e-3, weight_decay=0.1, warmup_steps=100
+    steps=600,
+    batch_size=128,
+    micro_batches=1,
+    learning_rate=5e-3,
+    weight_decay=0.1,
+    warmup_steps=50,
+    ema=0.99,
 )
 
 
@@ -45,7 +55,7 @@ def _linear_on_digits(mixing: str, kept: bool = False, **model) -> Preset:
 
 
 # Models of the table of `python -m benchmarks.tabular`: with and without a learned linear map.
-_TABULAR = dict(layers=5, hidden=[64, 64])
+_TABULAR = dict(layers=5, hidden=[64, 64], dropout=0.2)
 
 LINEAR = Topic(
     name="linear",
@@ -56,9 +66,9 @@ LINEAR = Topic(
     small=_linear,
     presets={
         "laptop": _linear_on_digits("plu", kept=True),
+        "permutation": _linear_on_digits("plu_permutation"),
         "qr": _linear_on_digits("qr"),
         "exp": _linear_on_digits("exp"),
-        "shuffle": _linear_on_digits("shuffle"),
         "reverse": _linear_on_digits("reverse"),
         "couplings": _linear_on_digits("plu", blocks=2),
         "couplings_reverse": _linear_on_digits("reverse", blocks=2),
@@ -67,7 +77,7 @@ LINEAR = Topic(
         # the place of its two residual blocks.
         "paper": Preset(
             data="miniboone",
-            model=dict(layers=10, hidden=[256, 256, 256, 256], dropout=0.25, mixing="plu"),
+            model=dict(layers=10, hidden=[256] * 4, dropout=0.25, mixing="plu_permutation"),
             training=dict(
                 steps=200_000,
                 batch_size=64,
@@ -84,6 +94,7 @@ LINEAR = Topic(
         "RealNVP, PLU": _TABULAR | dict(mixing="plu", blocks=2),
         "MAF": _TABULAR | dict(mixing="reverse"),
         "MAF, PLU": _TABULAR | dict(mixing="plu"),
+        "MAF, PLU from a permutation": _TABULAR | dict(mixing="plu_permutation"),
     },
 )
 

@@ -147,22 +147,23 @@ def load_published_table(name: str, folder: str | Path | None = None) -> Dataset
         raise DataError(f"{name} is not on this machine. {_ways_to_get(name)}")
     else:
         train, test = known.prepare(Path(folder).expanduser())
-        found, expected = (train.shape, test.shape), (
-            (known.train, known.dims), (known.test, known.dims),
-        )  # fmt: skip
-        if found != expected:
-            raise DataError(
-                f"{name}, prepared, should have train and test of shape {expected[0]} and "
-                f"{expected[1]} and has {found[0]} and {found[1]}: are these the published files? "
-                f"{_ways_to_get(name)}"
-            )
+        for part, rows, count in (("train", train, known.train), ("test", test, known.test)):
+            if rows.shape != (count, known.dims):
+                raise DataError(
+                    f"{name}, prepared, should have {part} of shape {(count, known.dims)} and has "
+                    f"{rows.shape}: are these the published files? {_ways_to_get(name)}"
+                )
         arrays = {"train": train.astype(np.float32), "test": test.astype(np.float32)}
         write_cache(name, arrays)
-    parts = (torch.from_numpy(arrays[part]) for part in ("train", "test"))
     return Dataset(
-        name, *parts, None, (known.dims,), "of its source, named in `attribution`",
-        known.attribution,
-    )  # fmt: skip
+        name=name,
+        train=torch.from_numpy(arrays["train"]),
+        test=torch.from_numpy(arrays["test"]),
+        levels=None,
+        event_shape=(known.dims,),
+        license="that of its source, see attribution",
+        attribution=known.attribution,
+    )
 
 
 def _array(path: Path) -> np.ndarray:

@@ -73,8 +73,16 @@ def load_table(name: str) -> Dataset:
         train, test = rows[:end, columns], rows[end:, columns]
         terms = SOURCES[name]
     mean, deviation = train.mean(axis=0), train.std(axis=0)
-    parts = (torch.from_numpy((x - mean) / deviation).float() for x in (train, test))
-    return Dataset(name, *parts, None, (train.shape[1],), *terms)
+    license, attribution = terms
+    return Dataset(
+        name=name,
+        train=torch.from_numpy((train - mean) / deviation).float(),
+        test=torch.from_numpy((test - mean) / deviation).float(),
+        levels=None,
+        event_shape=(train.shape[1],),
+        license=license,
+        attribution=attribution,
+    )
 
 
 def blurred(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Linear flows against numpy, scipy, autograd and closed forms; the contract is tested elsewhere."""
+"""Linear flows against numpy, scipy, autograd and closed forms; the contract is tested for all."""
 
 import math
 
@@ -183,6 +183,16 @@ def test_plu_is_glows_convolution_on_one_position():
     torch.testing.assert_close(z, theirs.flatten(1))
     torch.testing.assert_close(log_det, their_log_det)
     np.testing.assert_allclose(matrix(layer, 6), layer.weight.detach(), atol=1e-12)
+
+
+def test_plu_starts_at_a_rotation_or_at_a_permutation():
+    rotation = matrix(PLULinear(9).double(), 9)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(9), atol=1e-5)
+    order = matrix(PLULinear(9, "permutation").double(), 9)
+    assert set(order.flatten()) == {0.0, 1.0} and (order != np.eye(9)).any()
+    assert (order.sum(axis=0) == 1).all() and (order.sum(axis=1) == 1).all()
+    with pytest.raises(ValueError, match="'rotation' or 'permutation' and is 'identity'"):
+        PLULinear(9, "identity")
 
 
 def test_qr_is_scipys_with_a_positive_diagonal():

@@ -139,7 +139,7 @@ def test_the_conversion_that_is_shown_is_python(name):
 
 def test_other_files_are_refused_and_nothing_is_kept(tmp_path, rng):
     save(tmp_path, "miniboone/data.npy", rng.normal(size=(50, 4)))
-    with pytest.raises(DataError, match=r"\(32840, 43\) and \(3648, 43\) and has \(45, 4\)"):
+    with pytest.raises(DataError, match=r"train of shape \(32840, 43\) and has \(45, 4\)"):
         load("miniboone", folder=tmp_path)
     save(tmp_path, "miniboone/data.npy", rng.normal(size=50))
     with pytest.raises(DataError, match="holds an array of shape"):
