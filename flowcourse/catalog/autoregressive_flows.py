@@ -38,6 +38,8 @@ def _linear(m: ModuleType) -> dict[str, Instance]:
     }
 
 
+# The same for all, and not searched for: what half a minute on one core allows. Only the start of
+# PLU, at a rotation or at a permutation, was added after the first runs had been seen.
 _LINEAR = dict(layers=3, hidden=[128], dropout=0.2)
 _LINEAR_TRAINING = dict(
     steps=600,
@@ -69,6 +71,7 @@ LINEAR = Topic(
         "permutation": _linear_on_digits("plu_permutation"),
         "qr": _linear_on_digits("qr"),
         "exp": _linear_on_digits("exp"),
+        "shuffle": _linear_on_digits("shuffle"),
         "reverse": _linear_on_digits("reverse"),
         "couplings": _linear_on_digits("plu", blocks=2),
         "couplings_reverse": _linear_on_digits("reverse", blocks=2),
