@@ -14,7 +14,7 @@ __all__ = ["describe_device", "make_fabric", "pick_device", "share"]
 
 
 class _Mixed(MixedPrecision):
-    """Networks compute in bfloat16; the data stay as they are: rounded ones have another density."""
+    """Networks compute in bfloat16; data stay as they are: rounded, they have another density."""
 
     def convert_input(self, data):
         return data
