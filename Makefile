@@ -61,6 +61,7 @@ lab: $(EXERCISES) ## open JupyterLab with nbgrader's extensions
 results: $(INSTALLED) ## measure again every number of book/results (minutes to hours)
 	$(BIN)/python -m flowcourse results
 	$(BIN)/python -m benchmarks.baselines
+	$(BIN)/python -m benchmarks.tabular
 	$(BIN)/python -m benchmarks.grading
 	$(BIN)/python -m benchmarks.memory
 

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.distributions import Normal, constraints
 
 from flowcourse import data
+from flowcourse.autoregressive_flows.linear import whitening
 from flowcourse.bijector import Compose
 from flowcourse.flow import Flow, StandardNormal
-from flowcourse.foundations.change_of_variables import Affine, Elementwise, Linear, Quantile
+from flowcourse.foundations.change_of_variables import Affine, Elementwise, Quantile
 from flowcourse.foundations.likelihood import DequantizedFlow, bits_per_dim
 from flowcourse.results import write_records
 from flowcourse.training import evaluate
@@ -227,7 +228,7 @@ def fit_full_gaussian(train: Images, levels: int) -> DequantizedFlow:
     mean = train.double().mean(dim=0) + 0.5
     noise = torch.eye(len(mean), dtype=torch.float64) / 12
     covariance = train.T.double().cov(correction=0) + noise
-    return _dequantized(_whitening(mean, covariance), levels=levels, dims=len(mean))
+    return _dequantized(whitening(mean, covariance), levels=levels, dims=len(mean))
 
 
 def fit_copula_flow(
@@ -249,18 +250,8 @@ def fit_copula_flow(
     z = Compose(copula, probit)(copies + torch.rand_like(copies))[0]
     independent = torch.eye(z.shape[1]).to(z)
     covariance = (1 - shrinkage) * z.T.cov(correction=0) + shrinkage * independent
-    whitening = _whitening(z.mean(dim=0), covariance)
-    return _dequantized(copula, probit, whitening, levels=levels, dims=z.shape[1])
-
-
-def _whitening(mean: Tensor, covariance: Tensor) -> Linear:
-    """The linear map that makes a normal density standard."""
-    linear = Linear(len(mean)).double()
-    lower = torch.linalg.cholesky(covariance)
-    with torch.no_grad():
-        linear.weight.copy_(torch.linalg.inv(lower))
-        linear.bias.copy_(-linear.weight @ mean)
-    return linear
+    linear = whitening(z.mean(dim=0), covariance)
+    return _dequantized(copula, probit, linear, levels=levels, dims=z.shape[1])
 
 
 def _dequantized(*maps, levels: int, dims: int) -> DequantizedFlow:

@@ -39,10 +39,13 @@ PRESETS = [(t.name, p) for t in catalog.TOPICS for p in t.presets if p.startswit
 
 
 def random_data(spec: data.Summary, n: int) -> Dataset:
-    """Images of noise, classes and conditions, with the shape and levels of a real data set."""
+    """Noise, classes and conditions, with the shape and levels of a real data set."""
     generator = torch.Generator().manual_seed(0)
-    assert spec.levels is not None
-    x = torch.randint(spec.levels, (n, *spec.event_shape), dtype=torch.uint8, generator=generator)
+    shape = (n, *spec.event_shape)
+    if spec.levels is None:
+        x = torch.randn(shape, generator=generator)
+    else:
+        x = torch.randint(spec.levels, shape, dtype=torch.uint8, generator=generator)
     labels = torch.arange(n) % 10
     return Dataset(
         "noise", x, x[:2], spec.levels, spec.event_shape, train_labels=labels, train_conditions=x

@@ -66,6 +66,8 @@ class Topic:
             paper's configuration (or `paper-cifar10` and so on, the first of them for the GPU
             cell of the chapter), and others are variants that are measured beside `laptop`.
             Empty for a topic without a model of its own.
+        tabular: models of this topic in the table of `python -m benchmarks.tabular`, by the name
+            that they have there: options of `build`, besides the data's shape.
         paper_parameters: number of parameters of the (first) paper preset's model, where the
             paper's is known.
     """
@@ -78,6 +80,7 @@ class Topic:
     small: Small = none
     small_models: SmallModels = none
     presets: Mapping[str, Preset] = field(default_factory=dict)
+    tabular: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     paper_parameters: int | None = None
 
     @property

@@ -140,11 +140,16 @@ class InvertibleConv(Bijector):
         """$W$."""
         if self.form == "direct":
             return self.matrix
-        identity = torch.eye(len(self.sign), dtype=self.sign.dtype, device=self.sign.device)
-        lower = self.lower.tril(-1) + identity
-        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
+        lower, upper = self.triangles
         with full_precision(lower):
             return self.permutation @ lower @ upper
+
+    @property
+    def triangles(self) -> tuple[Float[Tensor, "c c"], Float[Tensor, "c c"]]:
+        r"""$L$ and $U + \mathrm{diag}(\pm e^{\ell})$ of the PLU form."""
+        identity = torch.eye(len(self.sign), dtype=self.sign.dtype, device=self.sign.device)
+        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
+        return self.lower.tril(-1) + identity, upper
 
     @property
     def log_abs_det(self) -> Float[Tensor, ""]:

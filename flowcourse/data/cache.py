@@ -42,14 +42,18 @@ def write_cache(name: str, arrays: dict[str, np.ndarray]) -> None:
         os.replace(data, path)
 
 
-def read_cache(name: str) -> dict[str, np.ndarray]:
+def read_cache(name: str, option: str = "download=True") -> dict[str, np.ndarray]:
     """Read back what `write_cache` kept.
+
+    Args:
+        name: of the data set.
+        option: with which `load` gets the data again.
 
     Raises:
         DataError: the file's checksum is missing or differs.
     """
     path = cached_file(name)
-    remedy = f"Delete {path} and call load({name!r}, download=True) to get it again."
+    remedy = f"Delete {path} and call load({name!r}, {option}) to get it again."
     try:
         expected = _checksum_file(path).read_text().split()[0]
     except (OSError, IndexError) as error:

@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from flowcourse.data.cache import cached_file
 from flowcourse.data.dataset import Dataset
 from flowcourse.data.digits import load_binary_digits, load_digits
 from flowcourse.data.imagenet import COUNTS, PIXELS, is_converted, load_imagenet
-from flowcourse.data.names import LOCAL, NAMES, OFFLINE, ONLINE, TOYS
+from flowcourse.data.names import (
+    LOCAL,
+    NAMES,
+    OFFLINE,
+    ONLINE,
+    PUBLISHED_TABLES,
+    TABLES,
+    TOYS,
+)
 from flowcourse.data.online import (
     SOURCES,
     is_here,
@@ -19,6 +28,8 @@ from flowcourse.data.online import (
 )
 from flowcourse.data.pairs import load_digit_halves, load_noisy_digits, load_noisy_patches
 from flowcourse.data.photos import load_photo_patches
+from flowcourse.data.published_tables import PUBLISHED, load_published_table
+from flowcourse.data.tables import load_table
 from flowcourse.data.toys import load_toy
 
 __all__ = ["Summary", "available", "load", "summary"]
@@ -31,11 +42,13 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "noisy_digits": load_noisy_digits,
     "noisy_patches": load_noisy_patches,
     **{name: partial(load_toy, name) for name in TOYS},
+    **{name: partial(load_table, name) for name in TABLES},
     "mnist": partial(load_mnist_like, "mnist"),
     "binary_mnist": load_binary_mnist,
     "fashion_mnist": partial(load_mnist_like, "fashion_mnist"),
     "cifar10": load_cifar10,
-    **{name: partial(load_imagenet, name) for name in LOCAL},
+    **{name: partial(load_imagenet, name) for name in PIXELS},
+    **{name: partial(load_published_table, name) for name in PUBLISHED_TABLES},
 }
 
 
@@ -64,9 +77,11 @@ def load(name: str, **options: Any) -> Dataset:
     - `noisy_digits`: `deviation` and `seed` of the noise; `noisy_patches`: also `size`.
     - `moons`, `circles`, `pinwheel`, `checkerboard`, `eight_gaussians`: `n`, `n_test`, `seed`, and
       `noise` (all but the checkerboard).
+    - `diabetes`, `wine`, `breast_cancer`, `grey_patches`: no options.
     - `mnist`, `binary_mnist`, `fashion_mnist`: `download`, `folder` (of IDX files).
     - `cifar10`: `download`.
-    - `imagenet32`, `imagenet64`: `folder` (of the published files, needed once).
+    - `imagenet32`, `imagenet64`, `power`, `gas`, `hepmass`, `miniboone`, `bsds300`: `folder` (of
+      the published files, needed once).
 
     Nothing is fetched unless `download=True`. What was fetched is kept under `$FLOWCOURSE_DATA`, or
     `~/.cache/flowcourse` when that is not set.
@@ -105,11 +120,13 @@ def available() -> tuple[str, ...]:
     >>> "digits" in available()
     True
     """
-    return tuple(
-        name
-        for name in NAMES
-        if name in OFFLINE or (is_converted(name) if name in LOCAL else is_here(name))
-    )
+
+    def is_available(name: str) -> bool:
+        if name in PUBLISHED_TABLES:
+            return cached_file(name).exists()
+        return name in OFFLINE or (is_converted(name) if name in PIXELS else is_here(name))
+
+    return tuple(filter(is_available, NAMES))
 
 
 def summary(name: str, **options: Any) -> Summary:
@@ -121,6 +138,9 @@ def summary(name: str, **options: Any) -> Summary:
     >>> summary("imagenet64").event_shape
     (3, 64, 64)
     """
+    if name in PUBLISHED:
+        dims, train = PUBLISHED[name].dims, PUBLISHED[name].train
+        return Summary((dims,), None, train, "files that you download: --set data.folder=")
     if name in LOCAL:
         shape = (3, PIXELS[name], PIXELS[name])
         return Summary(shape, 256, COUNTS["train"], "files that you download: --set data.folder=")

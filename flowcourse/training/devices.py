@@ -4,6 +4,7 @@ import os
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 
 from flowcourse.training.config import TrainingConfig
@@ -12,25 +13,34 @@ from flowcourse.training.errors import RunError
 __all__ = ["describe_device", "make_fabric", "pick_device", "share"]
 
 
+class _Mixed(MixedPrecision):
+    """Networks compute in bfloat16; data stay as they are: rounded, they have another density."""
+
+    def convert_input(self, data):
+        return data
+
+
 def make_fabric(config: TrainingConfig) -> Fabric:
     """Set up Lightning Fabric for one process or many, under `torchrun` or on its own.
 
     Raises:
         RunError: the device is not there, or the processes cannot share the micro-batches.
     """
-    pick_device(config.accelerator)
+    device = pick_device(config.accelerator)
     world, local = config.devices, config.devices
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     share(config.micro_batches, world)
     # Buffers are kept alike by the loop itself; see `_Training._update`.
     strategy = "auto" if world == 1 else DDPStrategy(broadcast_buffers=False)
+    mixed = config.precision == "bf16-mixed"
     return Fabric(
         accelerator=config.accelerator,
         devices=local,
         num_nodes=world // local,
         strategy=strategy,
-        precision=config.precision,  # type: ignore[arg-type]
+        precision=None if mixed else config.precision,  # type: ignore[arg-type]
+        plugins=[_Mixed("bf16-mixed", device.type)] if mixed else None,
     )
 
 

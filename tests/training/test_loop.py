@@ -269,6 +269,22 @@ def test_bfloat16_trains_and_keeps_float32_weights():
     assert result.history[-1]["nats"] < result.history[0]["nats"]
 
 
+def test_bfloat16_is_for_networks_and_data_keep_their_digits():
+    seen = []
+
+    class Watching(Gaussian):
+        def forward(self, x):
+            seen.append(x)
+            return super().forward(x)
+
+    data = gaussian()
+    quiet(Watching(), data, config(steps=2, precision="bf16-mixed"))
+    rounded = data.train.bfloat16().float()
+    assert not torch.equal(rounded, data.train)
+    known = {value.item() for value in data.train.flatten()}
+    assert {value.item() for x in seen for value in x.flatten()} <= known
+
+
 # Layers with a state of their own
 
 
