@@ -32,7 +32,7 @@ GAUSSIAN = "Gaussian"
 VALIDATION_SHARE = 0.2
 # The same for every model and table. Of three settings of rate, decay and dropout this one had the
 # lowest loss on the held-out rows of wine and of diabetes, for MAF with PLU; no other was tried.
-TRAINING = dict(
+TRAINING: dict[str, Any] = dict(
     learning_rate=3e-3, weight_decay=1.0, warmup_steps=50, clip_norm=20.0, ema=0.99,
     schedule="cosine", accelerator="cpu", micro_batches=1,
 )  # fmt: skip
