@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from flowcourse.catalog import autoregressive, coupling, foundations, images
+from flowcourse.catalog import autoregressive, autoregressive_flows, coupling, foundations, images
 from flowcourse.catalog.table import GPU_PRESET, Instance, Preset, Topic, perturbed
 from flowcourse.chain_rule import AutoregressiveModel
 
@@ -19,6 +19,7 @@ TOPICS: tuple[Topic, ...] = (
     *foundations.TOPICS,
     *coupling.TOPICS,
     *images.TOPICS,
+    *autoregressive_flows.TOPICS,
     *autoregressive.TOPICS,
 )
 

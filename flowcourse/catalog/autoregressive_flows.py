@@ -1,0 +1,76 @@
+"""Autoregressive flows."""
+
+import math
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from flowcourse.bijector import Bijector
+from flowcourse.catalog.table import Instance, Preset, Topic, perturbed
+
+__all__ = ["TOPICS"]
+
+
+# splines
+
+
+def _splines(m: ModuleType) -> dict[str, Instance]:
+    def transformer(spline: Bijector, dims: int) -> tuple[Bijector, Tensor, Tensor]:
+        return spline, 2 * torch.randn(6, dims), torch.randn(6, spline.outputs * dims)
+
+    small = dict(bins=4, layers=2, hidden=(16,))
+    return {
+        "rational quadratic": transformer(m.RationalQuadraticSpline(4), 2),
+        "quadratic": transformer(m.QuadraticSpline(4), 2),
+        # In three dimensions, where no grid integrates: its density jumps at the knots.
+        "linear": transformer(m.LinearSpline(4), 3),
+        "channels of images": (
+            m.RationalQuadraticSpline(3),
+            2 * torch.randn(6, 2, 2, 3),
+            0.5 * torch.randn(6, 16, 2, 3),
+        ),
+        "circular": (
+            m.CircularSpline(4),
+            math.pi * (2 * torch.rand(6, 2) - 1),
+            torch.randn(6, 26),
+        ),
+        "torus": (perturbed(m.torus(3, bins=3, hidden=(16,))), 6 * torch.rand(6, 3) - 3),
+        "vectors": (perturbed(m.build((2,), None, **small)), torch.randn(6, 2)),
+        "vectors, couplings": (
+            perturbed(m.build((5,), None, blocks=2, mixing="reverse", **small)),
+            torch.randn(6, 5),
+        ),
+        "vectors, quadratic": (
+            perturbed(m.build((3,), None, spline="quadratic", **small)),
+            torch.randn(6, 3),
+        ),
+        "images": (perturbed(m.build((1, 4, 4), 17, **small)), 16 * torch.rand(6, 1, 4, 4)),
+        "images, convolutions": (
+            perturbed(
+                m.build((1, 4, 4), 17, bins=3, layers=2, hidden=(8,), scales=2, residual_blocks=1)
+            ),
+            16 * torch.rand(6, 1, 4, 4),
+        ),
+    }
+
+
+_CIRCLES = dict(bins=16, layers=1, hidden=(64, 64))
+_CIRCLES_TRAINING = dict(steps=3000, batch_size=500, learning_rate=5e-3)
+
+
+SPLINES = Topic(
+    name="splines",
+    part="autoregressive_flows",
+    title="Neural spline flows: curves with a formula both ways",
+    summary="Monotone splines as transformers, in couplings, autoregressive flows and on circles",
+    paper="durkan2019neural",
+    small=_splines,
+    presets={
+        "circles": Preset("circles", _CIRCLES, _CIRCLES_TRAINING),
+    },
+)
+
+
+# In teaching order.
+TOPICS: tuple[Topic, ...] = (SPLINES,)
