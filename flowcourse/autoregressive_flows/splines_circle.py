@@ -1,6 +1,6 @@
 r"""Splines for angles, and flows on a torus.
 
-A circular spline is a rational-quadratic spline from $[-\pi, \pi]$ to itself whose slopes at its two
+A circular spline is a rational-quadratic spline from $[-\pi, \pi]$ to itself whose slopes at both
 ends agree, and then a turn: seen on the circle it has no beginning and no end.
 
 Book: `book/autoregressive_flows/splines.md`. Source: Rezende, Papamakarios, Racanière, Albergo,
