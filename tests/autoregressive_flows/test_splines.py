@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import VonMises
 
+from flowcourse import load, results
 from flowcourse.autoregressive_flows.maf import Autoregressive, MaskedConditioner
 from flowcourse.autoregressive_flows.splines import (
     SPLINES,
@@ -468,3 +469,34 @@ def test_the_flow_on_circles_with_convolutions_is_the_jacobian():
     bijector = perturbed(model, 0.3)
     x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     torch.testing.assert_close(bijector(x)[1], autograd_log_det(bijector, x))
+
+
+# Against the entropy
+
+
+CIRCLES = [
+    r for r in results.read_records() if (r["topic"], r["variant"]) == ("splines", "circles")
+]
+
+
+@pytest.mark.parametrize("record", CIRCLES, ids=lambda r: f"seed {r['seed']}")
+def test_circles_are_learned_to_the_entropy_and_no_record_beats_it(record):
+    """Below the entropy by more than chance is no density: a bug; so the limit has two sides."""
+    if record["checkpoint"]:  # measured again, and not believed
+        record = record | results.reevaluate(record)
+    excess = record["nats"] - record["entropy_nats"]
+    assert -record["standard_error"] < excess < 0.05
+
+
+def test_there_is_a_record_of_circles_to_measure_again():
+    assert any(record["checkpoint"] for record in CIRCLES)
+
+
+def test_the_learned_density_of_circles_has_mass_1():
+    """What the entropy bounds is a density; one with more mass could score anything."""
+    (kept,) = [record["checkpoint"] for record in CIRCLES if record["checkpoint"]]
+    flow = load(results.RESULTS / kept).double().eval()
+    axis = torch.linspace(-3, 3, 501, dtype=torch.float64)
+    with torch.no_grad():
+        mass = flow.log_prob(torch.cartesian_prod(axis, axis)).exp().sum().item() * 0.012**2
+    assert abs(mass - 1) < 2e-3
