@@ -2,6 +2,7 @@
 
 import math
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ __all__ = ["TOPICS"]
 
 
 def _splines(m: ModuleType) -> dict[str, Instance]:
-    def transformer(spline: Bijector, dims: int) -> tuple[Bijector, Tensor, Tensor]:
+    def transformer(spline: Any, dims: int) -> tuple[Bijector, Tensor, Tensor]:
         return spline, 2 * torch.randn(6, dims), torch.randn(6, spline.outputs * dims)
 
     small = dict(bins=4, layers=2, hidden=(16,))
@@ -59,10 +60,10 @@ def _splines(m: ModuleType) -> dict[str, Instance]:
 _CIRCLES = dict(bins=16, layers=1, hidden=(64, 64))
 _CIRCLES_TRAINING = dict(steps=2000, batch_size=500, micro_batches=1, learning_rate=5e-3, ema=0.0)
 
-# From four runs on the first 1,200 digits, validated on the next 300: two autoregressive layers were
-# better than one and than three couplings, and the opposite order between layers than a learned
-# matrix. More layers, steps and bins were not tried. Those runs had 256 hidden units; with 240 the
-# checkpoint is small enough to be kept.
+# From four runs on the first 1,200 digits, validated on the next 300: two autoregressive layers
+# were better than one and than three couplings, and the opposite order between layers was better
+# than a learned matrix. More layers, steps and bins were not tried. Those runs had 256 hidden
+# units; with 240 the checkpoint is small enough to be kept.
 _SPLINES = dict(bins=8, layers=2, hidden=(240,), mixing="reverse", dropout=0.3)
 _SPLINES_TRAINING = dict(
     steps=600,

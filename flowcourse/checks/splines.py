@@ -194,8 +194,9 @@ def _inverse(**options):
 
 # A steep bin in single precision, just below its upper knot: h, v = z - z0, s, d0 and d1. The
 # printed discriminant rounds to less than zero, at every scale that is a power of two.
-STEEP = np.float32(
-    [0.9828721880912781, 0.9828721284866333, 36.783138275146484, 0.29661035537719727, 1.2e-3]
+STEEP = np.array(
+    [0.9828721880912781, 0.9828721284866333, 36.783138275146484, 0.29661035537719727, 1.2e-3],
+    dtype=np.float32,
 )
 
 
@@ -236,7 +237,7 @@ class BinInverse:
         return {
             "z": bins["z0"] + share * bins["h"],
             **bins,
-            "single": np.float32([v * unit, 0, h * unit / s, 0, h * unit, d0, d1]),
+            "single": np.array([v * unit, 0, h * unit / s, 0, h * unit, d0, d1], dtype=np.float32),
         }
 
     def probe(answer, z, x0, w, z0, h, d0, d1, single):
