@@ -56,7 +56,7 @@ def _splines(m: ModuleType) -> dict[str, Instance]:
     }
 
 
-# One layer, as in the notes whose losses the chapter prints beside ours; its size was not searched.
+# One layer, as in the notes whose losses the chapter prints; its size was not searched.
 _CIRCLES = dict(bins=16, layers=1, hidden=(64, 64))
 _CIRCLES_TRAINING = dict(steps=2000, batch_size=500, micro_batches=1, learning_rate=5e-3, ema=0.0)
 
@@ -89,13 +89,6 @@ SPLINES = Topic(
             "digits", _SPLINES | dict(layers=3, blocks=2), _SPLINES_TRAINING, kept=False
         ),
         "circles": Preset("circles", _CIRCLES, _CIRCLES_TRAINING),
-        # The notes' setting: 1,000 points, all of them in every step, and a constant rate.
-        "circles_1000": Preset(
-            "circles",
-            _CIRCLES,
-            _CIRCLES_TRAINING | dict(steps=1501, batch_size=1000, schedule="constant"),
-            dict(n=1000),
-        ),
         # Durkan et al. (2019), section 5.4: CIFAR-10, 8 bits. The bound of the splines and the
         # warm-up are choices made here.
         "paper-cifar10": Preset(
