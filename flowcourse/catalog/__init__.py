@@ -19,6 +19,7 @@ TOPICS: tuple[Topic, ...] = (
     *foundations.TOPICS,
     *coupling.TOPICS,
     *images.TOPICS,
+    *autoregressive_flows.TOPICS,
     *autoregressive.TOPICS,
     *autoregressive_flows.TOPICS,
 )
