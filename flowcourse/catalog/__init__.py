@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from flowcourse.catalog import autoregressive, coupling, foundations, images
+from flowcourse.catalog import autoregressive, autoregressive_flows, coupling, foundations, images
 from flowcourse.catalog.table import GPU_PRESET, Instance, Preset, Topic, perturbed
 from flowcourse.chain_rule import AutoregressiveModel
 
@@ -20,6 +20,7 @@ TOPICS: tuple[Topic, ...] = (
     *coupling.TOPICS,
     *images.TOPICS,
     *autoregressive.TOPICS,
+    *autoregressive_flows.TOPICS,
 )
 
 
