@@ -244,7 +244,11 @@ def build(
     else:
         raise ValueError(f"TarFlow expects (c, h, w) or (d,) and got {tuple(event_shape)}.")
     transformer = AffineTransformer()
-    backwards = torch.arange(dims).unflatten(0, (-1, numbers)).flip(0).flatten()
+
+    def backwards() -> Bijector:
+        """The patches from the last to the first."""
+        return Permutation(torch.arange(dims).unflatten(0, (-1, numbers)).flip(0).flatten())
+
     for block in range(blocks):
         conditioner = TransformerConditioner(
             dims,
@@ -258,8 +262,7 @@ def build(
         )
         step = Autoregressive(conditioner, transformer)
         # Every second block goes from the last patch to the first, and puts them back.
-        turn_round = [Permutation(backwards)] if block % 2 else []
-        steps += [*turn_round, step, *turn_round]
+        steps.append(Compose(backwards(), step, backwards()) if block % 2 else step)
     if len(event_shape) == 3:
         steps.append(Inverse(Patches(event_shape, patch)))
     bijector, base = Compose(*steps), StandardNormal(*event_shape)
