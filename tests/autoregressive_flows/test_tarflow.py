@@ -442,3 +442,10 @@ def test_the_papers_models_have_the_parameters_that_a_count_by_hand_gives():
         classes = model["classes"] + 1 if model.get("classes") else 0
         block = model["layers"] * (attention + pointwise) + ends + (positions + classes) * w
         assert sum(p.numel() for p in built.parameters()) == model["blocks"] * block
+
+
+def test_no_two_buffers_are_one():
+    """Averaged weights could not be put into a model whose buffers are tied."""
+    buffers = list(build((4,), None, patch=1, width=8, blocks=4, layers=1, heads=2).named_buffers())
+    places = [buffer.data_ptr() for _, buffer in buffers if buffer.numel()]
+    assert len(places) == 4 and len(set(places)) == len(places)
