@@ -64,7 +64,7 @@ class Patches(Bijector):
         event_shape: `(channels, height, width)`; the patch must divide height and width.
         patch: side of a patch in pixels.
 
-    Source: Zhai et al. (2025), section 2.
+    Source: Zhai et al. (2025).
     """
 
     def __init__(self, event_shape: Sequence[int], patch: int):
@@ -110,7 +110,7 @@ class TransformerConditioner(Conditioner):
     Raises:
         ValueError: patches that do not divide the vector; or, when called, no class.
 
-    Source: Zhai et al. (2025), eqs. 3 to 5, and the released program.
+    Source: Zhai et al. (2025), eqs. 3 and 5, and the released program.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ def build(
     is withheld; here |alpha| < 7, and "no label" has a vector of its own. Dropout and turned images
     are additions for small data.
 
-    Source: Zhai et al. (2025), sections 2 and 3, and the released program.
+    Source: Zhai et al. (2025), and the released program.
     """
     if preprocessing not in ("centred", "logit"):
         raise ValueError(f"preprocessing is 'centred' or 'logit', not {preprocessing!r}.")

@@ -7,7 +7,8 @@ $$\mathbb{E}[x \mid y] = y + \sigma^2 \nabla_y \log p(y),$$
 
 and a flow that knows labels can be pushed further from what it would draw without them.
 
-Book: `book/autoregressive_flows/tarflow.md`. Source: Zhai et al. (2025), sections 2.3 to 2.5.
+Book: `book/autoregressive_flows/tarflow.md`. Source: Zhai et al. (2025), and the
+program released with it.
 """
 
 import copy
@@ -42,7 +43,7 @@ def denoised(flow: Any, y: Images, sigma: float, context: Tensor | None = None) 
         sigma: standard deviation of the noise, in the units of `y`.
         context: what the flow is conditioned on.
 
-    Source: Efron (2011), eq. 1.4 (Tweedie's formula); Zhai et al. (2025), section 2.4.
+    Source: Efron (2011), on Tweedie's formula; Zhai et al. (2025).
     """
     y = y.detach().requires_grad_()
     with torch.enable_grad():
@@ -61,7 +62,7 @@ class NoisyFlow(nn.Module):
         levels: the data take values 0, ..., levels - 1.
         sigma: standard deviation of the noise, in levels.
 
-    Source: Zhai et al. (2025), sections 2.3 and 2.4.
+    Source: Zhai et al. (2025).
     """
 
     class_conditional = False
@@ -128,7 +129,7 @@ class LabelledFlow(Flow):
         classes: number of classes.
         forget: how often a label is withheld in training.
 
-    Source: Ho & Salimans (2022), section 3.2; Zhai et al. (2025), section 2.5.
+    Source: Ho & Salimans (2022), section 3.2; Zhai et al. (2025).
     """
 
     class_conditional = True
@@ -169,7 +170,7 @@ class Guided(Conditioner):
         weight: $w$; 0 is no guidance.
         no_label: the class that stands for none.
 
-    Source: Zhai et al. (2025), section 2.5; the released program guides both parameters alike.
+    Source: Zhai et al. (2025); the released program guides both parameters alike.
     """
 
     def __init__(self, conditioner: Conditioner, weight: float, no_label: int):
