@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import jacrev
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["autograd_log_det"]
 
@@ -34,6 +35,8 @@ def autograd_log_det(
     log_dets = []
     for i in range(x.shape[0]):
         context_i = None if context is None else context[i]
-        jacobian = jacrev(one)(x[i], context_i).reshape(dims, dims)
+        # Fused attention has no rule for many backward passes at once, and warns of it.
+        with sdpa_kernel(SDPBackend.MATH):
+            jacobian = jacrev(one)(x[i], context_i).reshape(dims, dims)
         log_dets.append(torch.linalg.slogdet(jacobian).logabsdet)
     return torch.stack(log_dets)
