@@ -19,7 +19,6 @@ TOPICS: tuple[Topic, ...] = (
     *foundations.TOPICS,
     *coupling.TOPICS,
     *images.TOPICS,
-    *autoregressive_flows.TOPICS,
     *autoregressive.TOPICS,
     *autoregressive_flows.TOPICS,
 )
