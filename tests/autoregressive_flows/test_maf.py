@@ -42,7 +42,14 @@ KINDS = [
     dict(hidden=[16], blocks=2, classes=3),
     dict(hidden=[], classes=3),
 ]
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+
+
+def name(kind):
+    """The same in every process, as the address of a function is not."""
+    return ", ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in kind.items())
+
+
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=name)
 
 
 def affine_layer(dims: int, **options) -> Autoregressive:
@@ -110,7 +117,7 @@ def test_parameters_depend_on_all_earlier_blocks_and_on_nothing_else(kind):
     assert torch.equal(depends, legal)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if "context" in k or "classes" in k], ids=str)
+@pytest.mark.parametrize("kind", [k for k in KINDS if "context" in k or "classes" in k], ids=name)
 def test_every_parameter_depends_on_the_context(kind):
     layer = affine_layer(6, **kind)
     x = torch.randn(1, 6, dtype=torch.float64).expand(3, 6)
