@@ -17,7 +17,7 @@ TOY = dict(
     hidden=6, depth=2, blocks=1, steps=1, couplings=2, final_couplings=1, layers=1, head=6,
     channels=12, filters=8, latents=2, masks=2, components=2, kernel=3, first_kernel=3,
     noise_couplings=2, noise_hidden=6, noise_blocks=1, encoder_filters=4, encoder_blocks=1,
-    condition_channels=6, condition_hidden=6,
+    condition_channels=6, condition_hidden=6, residual_blocks=1, width=8, heads=2, scales=2,
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def toy(topic, preset):
     model = runs.plan(topic, preset).model
     named = model.keys() | inspect.signature(catalog.topic(topic).import_module().build).parameters
     small = {name: TOY[name] for name in named & TOY.keys()}
-    if isinstance(model.get("hidden"), list):
+    if isinstance(model.get("hidden"), list | tuple):
         small["hidden"] = [TOY["hidden"]] * len(model["hidden"])
     return small
 
