@@ -207,8 +207,8 @@ def _splines(m: ModuleType) -> dict[str, Instance]:
         ),
         "circular": (
             m.CircularSpline(4),
-            math.pi * (2 * torch.rand(6, 2) - 1),
-            torch.randn(6, 26),
+            math.pi * (2 * torch.rand(6, 1) - 1),
+            torch.randn(6, 13),
         ),
         "torus": (perturbed(m.torus(3, bins=3, hidden=(16,))), 6 * torch.rand(6, 3) - 3),
         "vectors": (perturbed(m.build((2,), None, **small)), torch.randn(6, 2)),
