@@ -37,7 +37,7 @@ from flowcourse.autoregressive_flows.maf import (
     MaskedConditioner,
 )
 from flowcourse.bijector import Bijector, Compose, Inverse
-from flowcourse.coupling.glow import ActNorm, InvertibleConv, Permutation
+from flowcourse.coupling.glow import ActNorm, InvertibleConv, Permutation, reversal
 from flowcourse.coupling.glow_step import full_precision
 from flowcourse.coupling.realnvp import preprocess
 from flowcourse.flow import Flow, StandardNormal
@@ -255,7 +255,7 @@ def whitening(mean: Float[Tensor, " dims"], covariance: Float[Tensor, "dims dims
 
 # What may stand between two layers, by name.
 MIXING: dict[str, Callable[[int], Bijector]] = {
-    "reverse": lambda dims: Permutation(torch.arange(dims).flip(0)),
+    "reverse": reversal,
     "shuffle": lambda dims: Permutation(torch.randperm(dims)),
     "dense": partial(InvertibleConv, form="direct"),
     "plu": PLULinear,

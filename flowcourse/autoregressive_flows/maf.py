@@ -28,7 +28,7 @@ from flowcourse.autoregressive_flows.maf_conditioner import (
     equal_blocks,
 )
 from flowcourse.bijector import Bijector, Compose, Inverse, sum_event
-from flowcourse.coupling.glow import ActNorm, Permutation
+from flowcourse.coupling.glow import ActNorm, reversal
 from flowcourse.coupling.realnvp import BatchNorm, preprocess
 from flowcourse.flow import Flow, StandardNormal
 from flowcourse.foundations.likelihood import DequantizedFlow
@@ -166,7 +166,7 @@ def build(
     steps.append(Flatten(event_shape))
     for layer in range(layers):
         if layer:
-            steps.append(Permutation(torch.arange(dims).flip(0)))
+            steps.append(reversal(dims))
         transformer = AffineTransformer()
         net = MaskedConditioner(
             dims,

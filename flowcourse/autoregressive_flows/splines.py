@@ -30,7 +30,7 @@ from flowcourse.autoregressive_flows.splines_curve import (
 from flowcourse.bijector import Bijector, Compose, Inverse
 from flowcourse.coupling.dequantization import preprocess
 from flowcourse.coupling.flowpp import Coupling
-from flowcourse.coupling.glow import ActNorm, InvertibleConv, Permutation
+from flowcourse.coupling.glow import ActNorm, InvertibleConv, reversal
 from flowcourse.coupling.realnvp import FactorOut, Squeeze
 from flowcourse.flow import Flow, StandardNormal
 from flowcourse.foundations.likelihood import DequantizedFlow
@@ -210,8 +210,7 @@ def build(
         steps: list[Bijector] = [Flatten(event_shape)]
         for layer in range(layers):
             if layer:
-                backwards = torch.arange(dims).flip(0)
-                steps.append(InvertibleConv(dims) if mixing == "lu" else Permutation(backwards))
+                steps.append(InvertibleConv(dims) if mixing == "lu" else reversal(dims))
             net = MaskedConditioner(
                 dims, transformer.outputs, hidden, blocks=blocks, dropout=dropout
             )

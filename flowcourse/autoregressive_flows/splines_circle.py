@@ -24,7 +24,7 @@ from flowcourse.autoregressive_flows.maf import (
 )
 from flowcourse.autoregressive_flows.splines_curve import Bins, Spline, spread
 from flowcourse.bijector import Bijector, Compose, sum_event
-from flowcourse.coupling.glow import Permutation
+from flowcourse.coupling.glow import reversal
 from flowcourse.flow import Flow, StandardUniform
 from flowcourse.foundations.change_of_variables import Affine
 
@@ -117,7 +117,7 @@ def torus(dims: int, *, layers: int = 2, bins: int = 8, hidden: Sequence[int] = 
     steps: list[Bijector] = []
     for layer in range(layers):
         if layer:
-            steps.append(Permutation(torch.arange(dims).flip(0)))
+            steps.append(reversal(dims))
         transformer = CircularSpline(bins)
         conditioner = Angles(dims, transformer.outputs, hidden)
         steps.append(Autoregressive(conditioner, transformer))

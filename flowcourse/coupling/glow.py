@@ -29,6 +29,7 @@ from flowcourse.coupling.glow_step import (
     Net,
     Permutation,
     per_channel,
+    reversal,
 )
 from flowcourse.coupling.realnvp import FactorOut, Squeeze
 from flowcourse.flow import Flow, StandardNormal
@@ -45,6 +46,7 @@ __all__ = [
     "TopPrior",
     "ZeroConv2d",
     "build",
+    "reversal",
 ]
 
 Coupling = Literal["affine", "exp", "additive"]
@@ -185,7 +187,7 @@ def mixing(kind: str, channels: int) -> Bijector:
     if kind == "shuffle":
         return Permutation(torch.randperm(channels))
     if kind == "reverse":
-        return Permutation(torch.arange(channels).flip(0))
+        return reversal(channels)
     return InvertibleConv(channels, "plu" if kind == "conv" else kind)
 
 

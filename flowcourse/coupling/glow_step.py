@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from flowcourse.bijector import Bijector, sum_event
 
-__all__ = ["ActNorm", "GlowCoupling", "InvertibleConv", "Net", "Permutation", "per_channel"]
+__all__ = [
+    "ActNorm",
+    "GlowCoupling",
+    "InvertibleConv",
+    "Net",
+    "Permutation",
+    "per_channel",
+    "reversal",
+]
 
 Net = Callable[[Tensor], Tensor]  # usually an nn.Module, whose parameters then train with the flow
 
@@ -196,6 +204,11 @@ class Permutation(Bijector):
 
     def inverse(self, z, context=None):
         return z[:, self.order.argsort()], z.new_zeros(z.shape[0])
+
+
+def reversal(channels: int) -> Permutation:
+    """The opposite order."""
+    return Permutation(torch.arange(channels).flip(0))
 
 
 # Coupling
