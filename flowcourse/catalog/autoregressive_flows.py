@@ -285,6 +285,10 @@ SPLINES = Topic(
             ),
         ),
     },
+    tabular={
+        "NSF": _TABULAR | dict(bins=8, mixing="lu"),
+        "NSF, couplings": _TABULAR | dict(bins=8, mixing="lu", blocks=2),
+    },
 )
 
 

@@ -253,7 +253,9 @@ class _Training:
         started = time.perf_counter() - state.seconds
         if self.folder is not None and self.fabric.is_global_zero:
             write_metrics(self.folder / "metrics.csv", state.history)
-        dims = math.prod(self.data.event_shape) if self.data.levels is not None else None
+        # As in `evaluate`: levels in the data do not make a likelihood of levels.
+        discrete = hasattr(self.model, "bits_per_dim")
+        dims = math.prod(self.data.event_shape) if discrete else None
         progress = Progress(config.steps, state.step, dims, enabled=self.verbose)
         with progress:
             while not state.finished:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from flowcourse import data
+from flowcourse.autoregressive_flows import tarflow
 from flowcourse.coupling import nice
 from flowcourse.data import Dataset
 from flowcourse.training import RunError, TrainingConfig, TrainingDiverged, train
@@ -64,6 +65,15 @@ def test_training_reaches_the_best_likelihood_there_is(histogram, counts):
     learned = torch.softmax(result.model.logits, -1)
     torch.testing.assert_close(learned, p, atol=0.01, rtol=0)
     assert not result.model.training
+
+
+def test_only_a_likelihood_of_levels_is_logged_in_bits_per_dim(histogram, counts):
+    (row,) = quiet(histogram(), counts, config(steps=1)).history
+    assert row["bits_per_dim"] == pytest.approx(row["nats"] / (3 * math.log(2)))
+    # The same integers, but their density with noise on them: that has no bits per dimension.
+    noisy = tarflow.build((3,), 4, patch=1, width=8, blocks=1, layers=1, heads=1, noise=0.1)
+    (row,) = quiet(noisy, counts, config(steps=1)).history
+    assert row["bits_per_dim"] is None and math.isfinite(row["nats"])
 
 
 def test_continuous_data_have_no_bits_per_dim():
