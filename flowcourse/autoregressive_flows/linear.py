@@ -22,7 +22,7 @@ arXiv:1912.02762, section 3.1.3; the papers named below.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -52,6 +52,7 @@ __all__ = [
     "QRLinear",
     "Triangular",
     "build",
+    "mixed",
     "whitening",
 ]
 
@@ -267,6 +268,27 @@ MIXING: dict[str, Callable[[int], Bijector]] = {
 }
 
 
+def mixed(layers: Iterable[Bijector], dims: int, mixing: str) -> list[Bijector]:
+    """Put actnorm and a linear map before each layer and after the last.
+
+    Args:
+        layers: bijectors of vectors.
+        dims: length of the vectors.
+        mixing: which linear map, a name in `MIXING`.
+
+    Raises:
+        ValueError: an unknown map.
+
+    Source: Durkan et al. (2019), for linear maps between autoregressive layers.
+    """
+    if mixing not in MIXING:
+        raise ValueError(f"mixing is one of {', '.join(MIXING)}, not {mixing!r}.")
+    steps: list[Bijector] = []
+    for layer in layers:
+        steps += [ActNorm(dims), MIXING[mixing](dims), layer]
+    return [*steps, ActNorm(dims), MIXING[mixing](dims)]
+
+
 def build(
     event_shape: Sequence[int],
     levels: int | None,
@@ -277,7 +299,7 @@ def build(
     hidden: Sequence[int] = (512, 512),
     dropout: float = 0.0,
 ) -> Flow | DequantizedFlow:
-    """Actnorm, a linear map and an affine autoregressive layer, repeated; actnorm and map at last.
+    """Affine autoregressive layers with actnorm and a linear map around each, see `mixed`.
 
     Without layers and with `plu`, `qr` or `dense`, this is a normal density with any covariance.
     With `reverse` it is MAF with actnorm, and with two blocks as well it is RealNVP.
@@ -298,15 +320,15 @@ def build(
     Source: Papamakarios et al. (2017), section 4; Durkan et al. (2019), for linear maps
     between autoregressive layers.
     """
-    if mixing not in MIXING:
-        raise ValueError(f"mixing is one of {', '.join(MIXING)}, not {mixing!r}.")
-    dims = math.prod(event_shape)
+    dims, transformer = math.prod(event_shape), AffineTransformer()
+
+    def layer() -> Bijector:
+        net = MaskedConditioner(dims, transformer.outputs, hidden, blocks=blocks, dropout=dropout)
+        return Autoregressive(net, transformer)
+
     steps: list[Bijector] = [] if levels is None else [preprocess(levels)]
     steps.append(Flatten(event_shape))
-    for _ in range(layers):
-        transformer = AffineTransformer()
-        net = MaskedConditioner(dims, transformer.outputs, hidden, blocks=blocks, dropout=dropout)
-        steps += [ActNorm(dims), MIXING[mixing](dims), Autoregressive(net, transformer)]
-    steps += [ActNorm(dims), MIXING[mixing](dims), Inverse(Flatten(event_shape))]
+    steps += mixed((layer() for _ in range(layers)), dims, mixing)
+    steps.append(Inverse(Flatten(event_shape)))
     flow = Flow(Compose(*steps), StandardNormal(*event_shape))
     return flow if levels is None else DequantizedFlow(flow, levels)

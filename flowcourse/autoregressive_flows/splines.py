@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from flowcourse.autoregressive_flows.linear import mixed
 from flowcourse.autoregressive_flows.maf import Autoregressive, Flatten, MaskedConditioner
 from flowcourse.autoregressive_flows.splines_circle import Angles, CircularSpline, torus
 from flowcourse.autoregressive_flows.splines_curve import (
@@ -169,8 +170,9 @@ def build(
         layers: number of autoregressive layers, or of couplings of each scale.
         hidden: widths of the hidden layers of each conditioner; for images `(channels,)`.
         blocks: of dimensions: 2 for couplings, as many as dimensions by default.
-        mixing: what stands between layers of vectors: "lu", a learned matrix as in the paper, or
-            "reverse", the opposite order.
+        mixing: of vectors: "lu", learned matrices around the layers as in the paper, see
+            `flowcourse.autoregressive_flows.linear.mixed`, or "reverse", the opposite order between
+            layers.
         dropout: in the conditioners.
         preprocessing: of discrete data, see `flowcourse.coupling.dequantization.preprocess`.
         scales: of an image, each with a squeeze, and couplings with convolutional networks between
@@ -207,15 +209,18 @@ def build(
         return Compose(*steps, Inverse(Squeeze()))
 
     def vectors(dims: int) -> Bijector:
-        steps: list[Bijector] = [Flatten(event_shape)]
-        for layer in range(layers):
-            if layer:
-                steps.append(InvertibleConv(dims) if mixing == "lu" else reversal(dims))
+        def layer() -> Bijector:
             net = MaskedConditioner(
                 dims, transformer.outputs, hidden, blocks=blocks, dropout=dropout
             )
-            steps.append(Autoregressive(net, transformer))
-        return Compose(*steps, Inverse(Flatten(event_shape)))
+            return Autoregressive(net, transformer)
+
+        every = [layer() for _ in range(layers)]
+        if mixing == "lu":
+            steps = mixed(every, dims, "plu")
+        else:
+            steps = [step for one in every for step in (reversal(dims), one)][1:]
+        return Compose(Flatten(event_shape), *steps, Inverse(Flatten(event_shape)))
 
     map_ = scale(event_shape[0], scales) if scales else vectors(math.prod(event_shape))
     if levels is not None:
