@@ -156,3 +156,6 @@ def test_every_reported_figure_is_complete_and_cited():
         assert set(row) == keys
         assert row["kind"] in ("exact", "bound") and row["unit"] in ("bits/dim", "nats")
         assert f"{{{row['cite']}," in bibliography
+    # Of one paper there is one figure under one name, and a remark tells the exceptions apart.
+    names = [(r["data"], r["model"], r["unit"], r["cite"], r["note"]) for r in rows]
+    assert len(set(names)) == len(names)
