@@ -391,7 +391,7 @@ TARFLOW = Topic(
         "photos": Preset(
             "photo_patches",
             _TARFLOW | dict(patch=4, blocks=4, preprocessing="centred", turn=0.0, dropout=0.0),
-            _TARFLOW_TRAINING | dict(steps=250, batch_size=16),
+            _TARFLOW_TRAINING | dict(steps=1500, batch_size=16),
             dict(size=32),
         ),
         # The likelihood: uniform noise, in single precision, as in the program.
