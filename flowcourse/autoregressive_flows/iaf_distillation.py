@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowcourse.flow import Flow
 
-__all__ = ["fit_reverse_kl", "log_ratios", "power_loss", "spectrum"]
+__all__ = ["fit_reverse_kl", "log_ratios", "power_loss", "spectrum", "variances"]
 
 LogDensity = Callable[[Float[Tensor, "n *event"]], Float[Tensor, " n"]]
 Penalty = Callable[[Float[Tensor, "n *event"]], Float[Tensor, ""]]
@@ -97,18 +97,29 @@ def spectrum(x: Float[Tensor, "n time"]) -> Float[Tensor, " frequencies"]:
     return torch.fft.rfft(x).abs().square().mean(dim=0) / x.shape[1]
 
 
-def power_loss(data: Float[Tensor, "n time"], weight: float) -> Penalty:
-    """Squared difference of the mean logarithmic powers of samples and of data.
+def variances(x: Float[Tensor, "n *event"]) -> Float[Tensor, " dims"]:
+    """Variance of each number over examples."""
+    return x.flatten(1).var(dim=0)
+
+
+def power_loss(
+    data: Float[Tensor, "n *event"],
+    weight: float,
+    power: Callable[[Tensor], Tensor] = spectrum,
+) -> Penalty:
+    """Mean squared difference of the logarithmic powers of samples and of data.
 
     Args:
-        data: series whose power the samples should have.
+        data: examples whose powers the samples should have.
         weight: in nats for a squared difference of 1.
+        power: of some examples, a vector: their `spectrum`, or their `variances`.
 
-    Source: van den Oord et al. (2018), section 4.1, there on short windows of speech.
+    Source: van den Oord et al. (2018), section 4.1, there for the spectrum of speech, moment by
+    moment.
     """
-    wanted = spectrum(data).log()
+    wanted = power(data).log()
 
-    def penalty(x: Float[Tensor, "n time"]) -> Float[Tensor, ""]:
-        return weight * (spectrum(x).log() - wanted).square().mean()
+    def penalty(x: Float[Tensor, "n *event"]) -> Float[Tensor, ""]:
+        return weight * (power(x).log() - wanted).square().mean()
 
     return penalty
