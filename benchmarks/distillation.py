@@ -153,7 +153,7 @@ def in_turns(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
     return seconds
 
 
-def speeds(teacher: Flow, student: Flow, rounds: int = ROUNDS) -> dict[str, float]:
+def speeds(teacher: Flow, student: Flow) -> dict[str, float]:
     """How many times as long as its student a teacher takes for the same number of samples."""
 
     def naive() -> None:
@@ -166,7 +166,7 @@ def speeds(teacher: Flow, student: Flow, rounds: int = ROUNDS) -> dict[str, floa
             "teacher": lambda: teacher.sample(TIMED),
             "teacher, whole passes": naive,
         },
-        rounds,
+        ROUNDS,
     )
 
     def ratio(name: str) -> float:
