@@ -15,10 +15,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -62,38 +62,38 @@ class Student:
     data: str
     teacher: str
     model: Mapping[str, Any]
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any]
     cooling: float = 1.0
     power: float = 0.0
 
 
 # The students of one teacher have one size and one number of updates. Few things were tried before:
 # a power loss of 30 on digits, which was too much, and one or four layers on the series.
-_CIRCLES = dict(
+_CIRCLES = Student(
     data="circles",
     teacher="splines-circles-circles-seed0",
     model=dict(layers=8, hidden=[64], transformer="affine"),
     training=dict(steps=1500),
 )
-_DIGITS = dict(
+_DIGITS = Student(
     data="digits",
     teacher="iaf-maf-digits-seed0",
     model=dict(layers=5, hidden=[256], transformer="affine"),
     training=dict(steps=1200, batch_size=128, learning_rate=2e-3),
 )
-_EEG = dict(
+_EEG = Student(
     data="eeg",
     teacher="iaf-wavenet-eeg-seed0",
     model=dict(layers=2, dilations=[1, 2, 4, 8], channels=16, transformer="affine"),
     training=dict(steps=400, batch_size=128),
 )
 STUDENTS: dict[str, Student] = {
-    "circles": Student(**_CIRCLES),
-    "circles, cooled": Student(**_CIRCLES, cooling=20.0),
-    "digits": Student(**_DIGITS),
-    "digits, power loss": Student(**_DIGITS, power=3.0),
-    "eeg": Student(**_EEG),
-    "eeg, power loss": Student(**_EEG, power=3.0),
+    "circles": _CIRCLES,
+    "circles, cooled": replace(_CIRCLES, cooling=20.0),
+    "digits": _DIGITS,
+    "digits, power loss": replace(_DIGITS, power=3.0),
+    "eeg": _EEG,
+    "eeg, power loss": replace(_EEG, power=3.0),
 }
 
 
@@ -102,10 +102,11 @@ def continuous(model: nn.Module) -> Flow:
 
     Teacher and student share that map, which divergences do not feel, and rounding does.
     """
-    flow = getattr(model, "flow", model)
-    if flow is model:
-        return flow
-    return Flow(Compose(*list(flow.bijector.bijectors)[1:]), flow.base)
+    if isinstance(model, Flow):
+        return model
+    flow = cast(Flow, model.flow)
+    steps = cast(Compose, flow.bijector)
+    return Flow(Compose(*(steps[k] for k in range(1, len(steps)))), flow.base)
 
 
 def penalty_and_heat(student: Student, model: nn.Module, dataset: Dataset) -> dict[str, Any]:
@@ -115,7 +116,8 @@ def penalty_and_heat(student: Student, model: nn.Module, dataset: Dataset) -> di
         options["penalty"] = power_loss(dataset.train, student.power)
     elif student.power:
         noisy = dataset.train + torch.rand(dataset.train.shape)
-        numbers, _ = model.flow.bijector[0](noisy)
+        preprocessing = cast(Compose, cast(Flow, model.flow).bijector)[0]
+        numbers, _ = preprocessing(noisy)
         options["penalty"] = power_loss(numbers, student.power, variances)
     if student.cooling > 1:
         options["heat"] = partial(_falling, student.cooling)

@@ -176,8 +176,8 @@ class Flow(nn.Module, Distribution):
     ) -> tuple[Float[Tensor, "n *event"], Float[Tensor, " n"]]:
         r"""Draw samples and score them by the noise that they come from; gradients flow.
 
-        $\log p(x) = \log p_Z(z) - \log|\det \partial x/\partial z|$ with the $z$ that was drawn: one
-        run of the inverse, and none of `forward`, whatever the flow.
+        $\log p(x) = \log p_Z(z) - \log|\det \partial x/\partial z|$ with the $z$ that was drawn:
+        one run of the inverse, and none of `forward`, whatever the flow.
 
         Args:
             n: how many.

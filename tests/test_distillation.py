@@ -18,7 +18,10 @@ NAMES = list(distillation.STUDENTS)
 
 def loaded(record) -> tuple[Flow, Flow]:
     """The teacher and the student of a record, behind what they share."""
-    folders = results.RESULTS / "checkpoints" / record["teacher"], results.RESULTS / record["checkpoint"]
+    folders = (
+        results.RESULTS / "checkpoints" / record["teacher"],
+        results.RESULTS / record["checkpoint"],
+    )
     return tuple(distillation.continuous(flowcourse.load(folder)) for folder in folders)
 
 

@@ -14,11 +14,11 @@ Papamakarios, Pavlakou & Murray (2017), arXiv:1705.07057, section 3.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from flowcourse.autoregressive_flows.iaf_distillation import fit_reverse_kl, log_ratios
 from flowcourse.autoregressive_flows.iaf_wavenet import WaveNetConditioner
@@ -48,7 +48,7 @@ __all__ = [
 
 
 class GatedTransformer(Bijector):
-    r"""$y = \sigma\, z + (1 - \sigma)\, m$ with a gate $\sigma = \mathrm{sigmoid}(s)$ for each number.
+    r"""$y = \sigma z + (1 - \sigma) m$ with a gate $\sigma = \mathrm{sigmoid}(s)$ for each number.
 
     As in the forget gate of an LSTM, a positive bias of $s$ opens the gate, and a new layer hardly
     moves anything. No gate is larger than 1: the map never expands.
@@ -104,7 +104,7 @@ class Constant(Conditioner):
         self.parameters_of_all = nn.Parameter(torch.zeros(outputs * dims))
         self.see_context(outputs * dims, context, classes)
         if self.given is not None:
-            nn.init.zeros_(self.given.weight)
+            nn.init.zeros_(cast(Tensor, self.given.weight))
 
     def forward(self, x, context=None):
         constant = self.parameters_of_all.expand(len(x), -1)

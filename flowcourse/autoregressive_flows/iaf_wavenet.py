@@ -7,6 +7,7 @@ arXiv:1611.09482, for queues.
 
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,7 @@ class WaveNetConditioner(Conditioner):
         self.mix = nn.Conv1d(channels, channels, 1)
         self.write = nn.Conv1d(channels, outputs, 1)
         nn.init.zeros_(self.write.weight)
-        nn.init.zeros_(self.write.bias)
+        nn.init.zeros_(cast(Tensor, self.write.bias))
         self.see_context(2 * channels * len(self.layers), context, classes)
 
     def forward(self, x, context=None):
@@ -131,10 +132,11 @@ class WaveNetConditioner(Conditioner):
     def one_by_one(self, like, context=None):
         given = self._given(like, context)
         h = torch.zeros_like(self.read(like[:, None, :1]))
-        queues = [layer.queue(h) for layer in self.layers]
+        layers = [cast(GatedLayer, layer) for layer in self.layers]
+        queues = [layer.queue(h) for layer in layers]
         for _ in self.blocks:
             skips = []
-            for layer, more, past in zip(self.layers, given, queues, strict=True):
+            for layer, more, past in zip(layers, given, queues, strict=True):
                 h, skip = layer.step(h, more, past)
                 skips.append(skip)
             found = yield self._say(skips)

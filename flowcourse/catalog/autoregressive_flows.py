@@ -124,9 +124,9 @@ def _iaf(m: ModuleType) -> dict[str, Instance]:
     }
 
 
-# From runs of 400 updates on the first 1,200 digits, validated on the next 300: gates were far behind
-# affine maps, in both directions, and dropout of 0.3 was a little better than of 0.5. Nothing else
-# was tried.
+# From runs of 400 updates on the first 1,200 digits, validated on the next 300: gates were far
+# behind affine maps, in both directions, and dropout of 0.3 was a little better than of 0.5.
+# Nothing else was tried.
 _IAF = dict(layers=4, hidden=[256], transformer="affine", dropout=0.3)
 _IAF_TRAINING = dict(
     steps=600,

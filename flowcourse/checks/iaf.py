@@ -105,8 +105,8 @@ class OneDimensionShort(Step):
 @exercise(
     "iaf.step",
     read=f"{CHAPTER}#iaf-gates",
-    hint="of what is the network a function, of noise or of data? Then in one direction all that it "
-    "asks for is there.",
+    hint="of what is the network a function, of noise or of data? Then in one direction all that "
+    "it asks for is there.",
 )
 class OneStep:
     reference = Step
@@ -464,7 +464,7 @@ class DistilGradient:
         ),
         "the log_det has the wrong sign: the entropy is driven down": NegativeEntropy(),
         "the loss is a sum over the batch: an expectation is a mean": SumOverTheBatch(),
-        "the teacher's parameters have got gradients: the next step of an optimizer would move it": (
+        "the teacher's parameters have got gradients: an optimizer's next step would move it": (
             Backward()
         ),
         "the teacher's log-density is added: the student then runs away from the teacher": (
@@ -569,8 +569,8 @@ class CutsTheStart(Causal):
 @exercise(
     "iaf.causal_conv",
     read=f"{CHAPTER}#iaf-wavenet",
-    hint="a convolution of a padded series is as long as the padded series less (k - 1) d; on which "
-    "side must the zeros be, so that no output sees what comes later?",
+    hint="a convolution of a padded series is as long as the padded series less (k - 1) d; on "
+    "which side must the zeros be, so that no output sees what comes later?",
 )
 class CausalConvolution:
     reference = Causal()
@@ -613,7 +613,10 @@ class CausalConvolution:
                 rows.append([int(v) for v in ((moved - plain).abs() > 1e-9).any(dim=0).any(dim=0)])
             return rows
 
-        return {"y": lambda: answer(h.clone(), weight.clone(), bias.clone(), dilation), "sees": sees}
+        return {
+            "y": lambda: answer(h.clone(), weight.clone(), bias.clone(), dilation),
+            "sees": sees,
+        }
 
 
 # 6. Receptive fields
@@ -748,8 +751,8 @@ class EveryOtherChannel(Gated):
 @exercise(
     "iaf.gated_layer",
     read=f"{CHAPTER}#iaf-wavenet",
-    hint="the first half of the channels carries the signal, the second half opens and closes; only "
-    "one of the two outputs has h added.",
+    hint="the first half of the channels carries the signal, the second half opens and closes; "
+    "only one of the two outputs has h added.",
 )
 class GatedLayerExercise:
     reference = Gated()
@@ -813,7 +816,8 @@ class BentFlow(nn.Module):
 
     def sample_and_score(self, z):
         shift, log_scale = self.parameters_of_second(z[:, :1])
-        x = torch.stack([self.own[0] + self.own[1].exp() * z[:, 0], shift + log_scale.exp() * z[:, 1]], 1)
+        first = self.own[0] + self.own[1].exp() * z[:, 0]
+        x = torch.stack([first, shift + log_scale.exp() * z[:, 1]], dim=1)
         return x, normal_log_prob(z) - self.own[1] - log_scale
 
     def log_prob(self, x):
@@ -861,8 +865,8 @@ def trained(steps=250, make=BentFlow, entropy=1.0):
 @exercise(
     "iaf.train",
     read=f"{CHAPTER}#iaf-reverse",
-    hint="one layer that reads z_1 for x_2, a network of 32 tanh units, 250 steps of Adam with rate "
-    "0.02 on the mean of log q(x) - log_target(x).",
+    hint="one layer that reads z_1 for x_2, a network of 32 tanh units, 250 steps of Adam with "
+    "rate 0.02 on the mean of log q(x) - log_target(x).",
 )
 class TrainIaf:
     reference = staticmethod(trained())

@@ -209,8 +209,9 @@ def test_layers_in_one_order_are_one_layer_as_deep():
 
 
 @pytest.mark.parametrize(
-    ("kernel", "dilations"), [(2, [1]), (2, [1, 2, 4]), (3, [1, 2]), (2, [3]), (1, [1, 1]), (3, [2, 1])]
-)  # fmt: skip
+    ("kernel", "dilations"),
+    [(2, [1]), (2, [1, 2, 4]), (3, [1, 2]), (2, [3]), (1, [1, 1]), (3, [2, 1])],
+)
 def test_parameters_depend_on_the_receptive_field_and_on_nothing_else(kernel, dilations):
     dims = 14
     net = wavenet(dims, dilations, kernel=kernel)
