@@ -59,7 +59,7 @@ class GatedTransformer(Bijector):
     Args:
         forget: the gates' bias.
 
-    Source: Kingma et al. (2016), eqs. 13 and 14 (the numerically stable form).
+    Source: Kingma et al. (2016), section 3 and algorithm 1, the numerically stable form.
     """
 
     outputs = 2
@@ -96,7 +96,7 @@ class Constant(Conditioner):
         context: size of a vector, 0 for none.
         classes: number of classes, if the context is a label.
 
-    Source: Kingma et al. (2016), eq. 9.
+    Source: Kingma et al. (2016), algorithm 1, its first lines.
     """
 
     def __init__(self, dims: int, outputs: int, context: int = 0, classes: int | None = None):

@@ -114,8 +114,7 @@ def power_loss(
         weight: in nats for a squared difference of 1.
         power: of some examples, a vector: their `spectrum`, or their `variances`.
 
-    Source: van den Oord et al. (2018), section 4.1, there for the spectrum of speech, moment by
-    moment.
+    Source: van den Oord et al. (2018), the power loss, there for short windows of speech.
     """
     wanted = power(data).log()
 

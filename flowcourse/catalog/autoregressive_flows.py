@@ -174,9 +174,9 @@ IAF = Topic(
         "wavenet1": Preset(
             "eeg", _WAVENET | dict(layers=1, dilations=[1, 2, 4, 8]), _WAVENET_TRAINING, kept=False
         ),
-        # The sizes of a student of van den Oord et al. (2018), as far as they could be found: four
-        # flows of 10, 10, 10 and 30 layers, 64 channels and three taps. They had speech, of which
-        # nothing is here, and a teacher; and here all flows have 10 layers.
+        # The sizes of a student of van den Oord et al. (2018), from memory, not checked: four flows
+        # of 10, 10, 10 and 30 layers, 64 channels and three taps. They had speech, of which nothing
+        # is here, and a teacher; and here all flows have 10 layers.
         "paper": Preset(
             data="eeg",
             model=dict(
