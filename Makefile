@@ -62,6 +62,7 @@ results: $(INSTALLED) ## measure again every number of book/results (minutes to 
 	$(BIN)/python -m flowcourse results
 	$(BIN)/python -m benchmarks.baselines
 	$(BIN)/python -m benchmarks.tabular
+	$(BIN)/python -m benchmarks.distillation
 	$(BIN)/python -m benchmarks.grading
 	$(BIN)/python -m benchmarks.memory
 

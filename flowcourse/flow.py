@@ -161,11 +161,7 @@ class Flow(nn.Module, Distribution):
         """
         shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
         n = math.prod(shape)
-        if context is not None and context.shape[0] != n:
-            raise ValueError(
-                f"Expected one context row for each of the {n} samples and got "
-                f"{context.shape[0]}: repeat the context, or change the number of samples."
-            )
+        _require_rows(context, n)
         if temperature != 1.0 and self.base.support is not constraints.real:
             raise ValueError(
                 f"temperature={temperature} scales a base centred at 0, and {self.base} is not: "
@@ -174,6 +170,29 @@ class Flow(nn.Module, Distribution):
         z = self.base.rsample((n,)) * temperature
         x, _ = self.bijector.inverse(z, context)
         return x.reshape(*shape, *x.shape[1:])
+
+    def rsample_and_log_prob(
+        self, n: int, context: Tensor | None = None
+    ) -> tuple[Float[Tensor, "n *event"], Float[Tensor, " n"]]:
+        r"""Draw samples and score them by the noise that they come from; gradients flow.
+
+        $\log p(x) = \log p_Z(z) - \log|\det \partial x/\partial z|$ with the $z$ that was drawn:
+        one run of the inverse, and none of `forward`, whatever the flow.
+
+        Args:
+            n: how many.
+            context: conditions, one row for each sample.
+
+        Returns:
+            The samples, and their log-densities in nats.
+
+        Raises:
+            ValueError: the number of context rows is not `n`.
+        """
+        _require_rows(context, n)
+        z = self.base.rsample((n,))
+        x, log_det = self.bijector.inverse(z, context)
+        return x, self.base.log_prob(z) - log_det
 
     def sample(
         self,
@@ -184,3 +203,11 @@ class Flow(nn.Module, Distribution):
         """Draw samples without gradients; arguments as for `rsample`."""
         with torch.no_grad():
             return self.rsample(sample_shape, context, temperature)
+
+
+def _require_rows(context: Tensor | None, n: int) -> None:
+    if context is not None and context.shape[0] != n:
+        raise ValueError(
+            f"Expected one context row for each of the {n} samples and got "
+            f"{context.shape[0]}: repeat the context, or change the number of samples."
+        )

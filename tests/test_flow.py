@@ -86,6 +86,14 @@ def test_context_rows_must_match_samples():
         lognormal().sample(4, context=torch.zeros(3, 1))
 
 
+def test_samples_are_scored_by_their_noise(torch_seed):
+    x, log_prob = lognormal(2).rsample_and_log_prob(500)
+    expected = torch.from_numpy(stats.lognorm(s=1).logpdf(x.numpy()).sum(axis=1))
+    torch.testing.assert_close(log_prob, expected, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="one context row for each of the 3 samples"):
+        lognormal().rsample_and_log_prob(3, torch.zeros(4, 1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_kept(dtype):
     flow = Flow(Compose(Linear(2), Affine(1.0, 2.0)), StandardNormal(2)).to(dtype)

@@ -41,11 +41,20 @@ class Conditioner(nn.Module):
 
     Attributes:
         blocks: of dimensions, in their order; what the inverse finds in one pass each.
+        given: what a context adds to the units that may see it; None without a context.
     """
 
     def __init__(self, blocks: Sequence[slice]):
         super().__init__()
         self.blocks = list(blocks)
+        self.given: nn.Module | None = None
+
+    def see_context(self, units: int, context: int = 0, classes: int | None = None) -> None:
+        """Let so many units see a vector of size `context`, or the label of one of the classes."""
+        if classes:
+            self.given = nn.Embedding(classes, units)
+        elif context:
+            self.given = nn.Linear(context, units, bias=False)
 
     def forward(self, x: Vectors, context: Tensor | None = None) -> Parameters:
         """The parameters of all dimensions: `outputs` of them for each, the first of all first."""
@@ -67,6 +76,18 @@ class Conditioner(nn.Module):
             every = self(x, context).unflatten(1, (-1, x.shape[1]))
             found = yield every[:, :, block].flatten(1)
             x = torch.cat([x[:, : block.start], found, x[:, block.stop :]], dim=1)
+
+    def _of_context(self, x: Tensor, context: Tensor | None) -> Tensor | float:
+        """What the context adds to units; nothing if there is none."""
+        if self.given is None:
+            return 0.0
+        if context is None or len(context) != len(x):
+            found = "none" if context is None else f"{len(context)} rows"
+            raise ValueError(
+                f"This conditioner was built with a context: it expects one row for each of the "
+                f"{len(x)} examples, and got {found}."
+            )
+        return self.given(context)
 
 
 class MaskedConditioner(Conditioner):
@@ -120,28 +141,12 @@ class MaskedConditioner(Conditioner):
             self.ends.append([width * count // (k - 1 - lowest) for count in counts])
         widths = [dims, *hidden, outputs * dims]
         self.layers = nn.ModuleList(MaskedLinear(a, b) for a, b in pairwise(widths))
-        self.given: nn.Module | None = None
-        if classes:
-            self.given = nn.Embedding(classes, widths[1])
-        elif context:
-            self.given = nn.Linear(context, widths[1], bias=False)
+        self.see_context(widths[1], context, classes)
         self.dropout = nn.Dropout(dropout)
         for layer, ends in enumerate(self.ends):
             runs = enumerate(pairwise([0, *ends]), start=-1)
             degrees = [degree for degree, (start, stop) in runs for _ in range(start, stop)]
             self.register_buffer(f"degrees_{layer}", torch.tensor(degrees))
-
-    def _of_context(self, x: Tensor, context: Tensor | None) -> Tensor | float:
-        """What the context adds to the first layer; nothing if there is none."""
-        if self.given is None:
-            return 0.0
-        if context is None or len(context) != len(x):
-            found = "none" if context is None else f"{len(context)} rows"
-            raise ValueError(
-                f"This conditioner was built with a context: it expects one row for each of the "
-                f"{len(x)} examples, and got {found}."
-            )
-        return self.given(context)
 
     def forward(self, x, context=None):
         h, degrees = x, [self.get_buffer(f"degrees_{layer}") for layer in range(len(self.ends))]

@@ -4,6 +4,8 @@ r"""The course's data: one function, `load`, and one result, `Dataset`.
   sample photos, and 2-D toys whose true density and entropy are known.
 - Tables of continuous measurements, offline: `diabetes`, `wine`, `breast_cancer`, and
   `grey_patches`, the photos prepared as papers on density estimation prepare theirs.
+- A time series, offline: `eeg`, windows of four recorded channels, the past to train on and the
+  future to test on.
 - Pairs, of something to predict and a picture to predict it from: `digit_halves`, `noisy_digits`,
   `noisy_patches`.
 - On request: `mnist`, `fashion_mnist` and `cifar10`, from OpenML (`download=True`, kept under

@@ -9,6 +9,7 @@ from typing import Any
 from flowcourse.data.cache import cached_file
 from flowcourse.data.dataset import Dataset
 from flowcourse.data.digits import load_binary_digits, load_digits
+from flowcourse.data.eeg import load_eeg
 from flowcourse.data.imagenet import COUNTS, PIXELS, is_converted, load_imagenet
 from flowcourse.data.names import (
     LOCAL,
@@ -43,6 +44,7 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "noisy_patches": load_noisy_patches,
     **{name: partial(load_toy, name) for name in TOYS},
     **{name: partial(load_table, name) for name in TABLES},
+    "eeg": load_eeg,
     "mnist": partial(load_mnist_like, "mnist"),
     "binary_mnist": load_binary_mnist,
     "fashion_mnist": partial(load_mnist_like, "fashion_mnist"),
@@ -78,6 +80,7 @@ def load(name: str, **options: Any) -> Dataset:
     - `moons`, `circles`, `pinwheel`, `checkerboard`, `eight_gaussians`: `n`, `n_test`, `seed`, and
       `noise` (all but the checkerboard).
     - `diabetes`, `wine`, `breast_cancer`, `grey_patches`: no options.
+    - `eeg`: `window` (samples in one example).
     - `mnist`, `binary_mnist`, `fashion_mnist`: `download`, `folder` (of IDX files).
     - `cifar10`: `download`.
     - `imagenet32`, `imagenet64`, `power`, `gas`, `hepmass`, `miniboone`, `bsds300`: `folder` (of
