@@ -1,7 +1,7 @@
 r"""Transformers and conditioners: any increasing map with any causal network.
 
-The frame of `maf`, $z_d = \tau(x_d; h_d)$ with $h_d = c_d(x_{<d})$, leaves both parts open. Here are
-increasing maps $\tau$ that are not lines, and a conditioner that is not a masked network. (A
+The frame of `maf`, $z_d = \tau(x_d; h_d)$ with $h_d = c_d(x_{<d})$, leaves both parts open. Here
+are increasing maps $\tau$ that are not lines, and a conditioner that is not a masked network. (A
 transformer here is a function of one number; attention is in `tarflow`.)
 
 | transformer | $\tau(x)$ | parameters | onto because | inverse |

@@ -35,11 +35,12 @@ def bounded(raw: Tensor) -> Tensor:
     return AffineTransformer.bound * torch.tanh(raw / AffineTransformer.bound)
 
 
-def spread(like: Raw) -> Float[Tensor, "units 1"]:
-    """Centres from -2 to 2 of as many units as axis 1 has, so that units do not start alike."""
-    units = like.shape[1]
-    centres = torch.linspace(-2, 2, units, dtype=like.dtype, device=like.device)
-    return (centres if units > 1 else 0 * centres).unsqueeze(1)
+def sigmoids(mean: Raw, log_scale: Raw) -> tuple[Tensor, Tensor]:
+    """Centres and log-scales of K sigmoids, which start side by side from -2 to 2, 4/K wide."""
+    k = mean.shape[1]
+    # In the middle of K equal intervals.
+    start = (torch.arange(k, dtype=mean.dtype, device=mean.device) + 0.5) * (4 / k) - 2
+    return mean + start.unsqueeze(1), bounded(log_scale + math.log(4 / k))
 
 
 class RootTransformer(Bijector):
@@ -104,10 +105,9 @@ class ConicTransformer(RootTransformer):
     def read(self, raw):
         k = self.units
         shift, log_line, log_weight, mean, log_scale = raw.split([1, 1, k, k, k], dim=1)
-        mean = mean + spread(mean)
-        # Weights start at 1/k each, so that the sum starts near the line.
-        log_weight = bounded(log_weight) - math.log(k)
-        return shift[:, 0], bounded(log_line[:, 0]), log_weight, mean, bounded(log_scale)
+        # Before training, the sigmoids rise by 4 in all, as their centres do.
+        log_weight = bounded(log_weight) + math.log(4 / k)
+        return shift[:, 0], bounded(log_line[:, 0] - 1), log_weight, *sigmoids(mean, log_scale)
 
     def curve(self, x, read):
         shift, log_line, log_weight, mean, log_scale = read
@@ -127,7 +127,7 @@ class ConicTransformer(RootTransformer):
 
 
 class SigmoidalTransformer(RootTransformer):
-    r"""$z = \operatorname{logit} \sum_k w_k\,\sigma\bigl((x - \mu_k)\,e^{-l_k}\bigr)$, $\sum_k w_k = 1$.
+    r"""$z = \operatorname{logit} \sum_k w_k\,\sigma((x - \mu_k)\,e^{-l_k})$ with $\sum_k w_k = 1$.
 
     The curve of Flow++, in the logarithmic scale throughout. Of bounded functions a convex sum
     stays in (0, 1), and the logit takes that to the reals: onto without a line.
@@ -147,7 +147,7 @@ class SigmoidalTransformer(RootTransformer):
 
     def read(self, raw):
         logits, mean, log_scale = raw.chunk(3, dim=1)
-        return logits.log_softmax(dim=1), mean + spread(mean), bounded(log_scale)
+        return logits.log_softmax(dim=1), *sigmoids(mean, log_scale)
 
     def curve(self, x, read):
         return mixture_logit(x, *read)
@@ -220,7 +220,7 @@ class Repeated(Bijector):
     Source: Huang et al. (2018), section 3.1 (deep sigmoidal flow).
     """
 
-    def __init__(self, transformer: Bijector, steps: int):
+    def __init__(self, transformer: AffineTransformer | RootTransformer, steps: int):
         super().__init__()
         self.transformer, self.steps = transformer, steps
         self.outputs = steps * transformer.outputs

@@ -110,7 +110,7 @@ class IntegralTransformer(RootTransformer):
     def error(self, x: Vectors, context: Parameters) -> Vectors:
         """An estimate of the error of z: its difference from the rule with about twice as many."""
         read = self.read(self.unfold(x, context))
-        twice = self._integrate(x, read, 2 * self.nodes + self.nodes % 2 - 1)[0]
+        twice = self._integrate(x, read, 2 * self.nodes - 1)[0]
         return (self.curve(x, read)[0] - twice).abs()
 
     def _integrate(self, x: Tensor, read: Read, nodes: int) -> tuple[Tensor, Tensor]:
