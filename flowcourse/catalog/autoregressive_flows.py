@@ -191,7 +191,7 @@ LINEAR = Topic(
 
 
 def _transformers(m: ModuleType) -> dict[str, Instance]:
-    def curve(transformer: Bijector, dims: int, size: float = 1.0) -> Instance:
+    def curve(transformer: Any, dims: int, size: float = 1.0) -> Instance:
         raw = size * torch.randn(6, transformer.outputs * dims)
         return transformer.eval(), 1.5 * torch.randn(6, dims), raw
 

@@ -18,7 +18,13 @@ from flowcourse.autoregressive_flows.maf import (
 from flowcourse.autoregressive_flows.transformers import SigmoidalTransformer, gauss_legendre
 from flowcourse.bijector import Compose
 from flowcourse.checks import at_most, close, equal, exercise
-from flowcourse.checks.fitted import AveragedCoordinates, Fitted, SubtractsTheLogDet, trained_once
+from flowcourse.checks.fitted import (
+    AveragedCoordinates,
+    Fitted,
+    SubtractsTheLogDet,
+    improved,
+    trained_once,
+)
 from flowcourse.checks.held_out import at_points, mass
 from flowcourse.coupling.flowpp_curve import mixture_logit
 from flowcourse.flow import Flow, StandardNormal
@@ -852,15 +858,7 @@ def train(
     curve = SigmoidalTransformer(units) if units else AffineTransformer()
     net = MaskedConditioner(2, curve.outputs, [32, 32], activation=torch.tanh)
     flow = flow_type(Compose(Autoregressive(net, curve)), StandardNormal(2)).double()
-    optimizer = torch.optim.Adam(flow.parameters(), lr=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        loss = sign * flow.log_prob(data[torch.randint(len(data), (256,))]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return flow.eval()
+    return improved(flow, data, steps, sign)
 
 
 def fit_by(**options):
