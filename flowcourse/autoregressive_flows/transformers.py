@@ -132,11 +132,11 @@ def build(
             f"hidden={tuple(hidden)}, blocks={blocks}, dropout={dropout}."
         )
     dims = math.prod(event_shape)
-    steps_of_flow: list[Bijector] = [] if levels is None else [preprocess(levels)]
-    steps_of_flow.append(Flatten(event_shape))
+    chain: list[Bijector] = [] if levels is None else [preprocess(levels)]
+    chain.append(Flatten(event_shape))
     for layer in range(layers):
         if layer:
-            steps_of_flow.append(MIXING[mixing](dims))
+            chain.append(MIXING[mixing](dims))
         curve = TRANSFORMERS[transformer](units)
         if steps > 1:
             curve = Repeated(curve, steps)
@@ -145,7 +145,7 @@ def build(
             net = MaskedConditioner(dims, curve.outputs, hidden, blocks=blocks, dropout=dropout)
         else:
             net = RecurrentConditioner(dims, curve.outputs, *hidden)
-        steps_of_flow += [ActNorm(dims), Autoregressive(net, curve)]
-    steps_of_flow.append(Inverse(Flatten(event_shape)))
-    flow = Flow(Compose(*steps_of_flow), StandardNormal(*event_shape))
+        chain += [ActNorm(dims), Autoregressive(net, curve)]
+    chain.append(Inverse(Flatten(event_shape)))
+    flow = Flow(Compose(*chain), StandardNormal(*event_shape))
     return flow if levels is None else DequantizedFlow(flow, levels)

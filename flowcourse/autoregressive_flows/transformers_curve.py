@@ -138,7 +138,7 @@ class SigmoidalTransformer(RootTransformer):
     Args:
         units: sigmoids.
 
-    Source: Huang et al. (2018), eqs. 8 and 9; Ho et al. (2019), for the logarithms.
+    Source: Huang et al. (2018), section 3.1; Ho et al. (2019), eqs. 14 and 15, for the logarithms.
     """
 
     def __init__(self, units: int):
@@ -171,7 +171,7 @@ class SquaresTransformer(RootTransformer):
         scale: $c$, so that powers of the data stay near 1.
         smallest: the floor $s$.
 
-    Source: Jaini et al. (2019), eq. 8 and section 4; without floor there.
+    Source: Jaini et al. (2019), sum-of-squares polynomials; without floor there.
     """
 
     def __init__(
@@ -193,8 +193,9 @@ class SquaresTransformer(RootTransformer):
         n = a.shape[2]
         u = x.unsqueeze(1) / self.scale
         squares = (_polynomial(a.movedim(2, 0), u) ** 2).sum(dim=1)
-        # products[i, j] adds to the coefficient of degree i + j.
-        products = torch.einsum("bpid,bpjd->ijbd", a, a)
+        # products[i, j] adds to the coefficient of degree i + j; under bf16-mixed, a matrix product
+        # would be a short one.
+        products = (a.unsqueeze(2) * a.unsqueeze(3)).sum(dim=1).permute(1, 2, 0, 3)
         q = [products.flip(0).diagonal(m - n + 1).sum(dim=-1) for m in range(2 * n - 1)]
         mean_slope = _polynomial([c / (m + 1) for m, c in enumerate(q)], u[:, 0])
         return shift + x * (self.smallest + mean_slope), (self.smallest + squares).log()

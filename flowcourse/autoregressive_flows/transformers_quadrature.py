@@ -71,8 +71,7 @@ class IntegralTransformer(RootTransformer):
         rule: "gauss_legendre", or "clenshaw_curtis" as in the paper.
         smallest: the floor $s$.
 
-    Source: Wehenkel & Louppe (2019), eq. 2 and section 4; their network ends in ELU + 1, without
-    floor.
+    Source: Wehenkel & Louppe (2019); their network ends in ELU + 1, without floor.
     """
 
     def __init__(

@@ -128,6 +128,16 @@ def test_far_out_values_and_gradients_are_finite(curve, dtype):
         assert all(v.isfinite().all() for v in (z, log_det, *gradients))
 
 
+@each_curve
+def test_curves_are_never_computed_in_bfloat16(curve):
+    """Only conditioners may be: with the same parameters, autocast changes nothing."""
+    transformer = CURVES[curve]()
+    raw, x = raw_for(transformer, 6, 3, 0.5, torch.float32), torch.randn(6, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = transformer(x, raw) + transformer.inverse(x, raw)
+    torch.testing.assert_close(mixed, transformer(x, raw) + transformer.inverse(x, raw))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("curve", ["conic", "sigmoidal", "squares", "integral"])
 def test_inverses_reach_the_stated_tolerance(curve, dtype):
