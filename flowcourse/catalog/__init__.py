@@ -8,7 +8,14 @@ from collections.abc import Mapping
 
 import torch
 
-from flowcourse.catalog import autoregressive, autoregressive_flows, coupling, foundations, images
+from flowcourse.catalog import (
+    autoregressive,
+    autoregressive_flows,
+    coupling,
+    foundations,
+    images,
+    transformers,
+)
 from flowcourse.catalog.table import GPU_PRESET, Instance, Preset, Topic, perturbed
 from flowcourse.chain_rule import AutoregressiveModel
 
@@ -21,6 +28,7 @@ TOPICS: tuple[Topic, ...] = (
     *images.TOPICS,
     *autoregressive.TOPICS,
     *autoregressive_flows.TOPICS,
+    *transformers.TOPICS,
 )
 
 

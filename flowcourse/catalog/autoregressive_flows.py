@@ -1,16 +1,12 @@
-"""Autoregressive flows: each number moves by what the numbers before it say."""
+"""Autoregressive flows of lines: each number is shifted and scaled by those before it."""
 
-import math
 from types import ModuleType
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from flowcourse.bijector import Bijector
 from flowcourse.catalog.table import Instance, Preset, Topic, perturbed
 
-__all__ = ["TOPICS"]
+__all__ = ["TABULAR", "TOPICS"]
 
 
 # maf
@@ -248,7 +244,7 @@ def _linear_on_digits(mixing: str, kept: bool = False, **model) -> Preset:
 
 
 # Models of the table of `python -m benchmarks.tabular`: with and without a learned linear map.
-_TABULAR = dict(layers=5, hidden=[64, 64], dropout=0.2)
+TABULAR = dict(layers=5, hidden=[64, 64], dropout=0.2)
 
 LINEAR = Topic(
     name="linear",
@@ -284,230 +280,14 @@ LINEAR = Topic(
         ),
     },
     tabular={
-        "RealNVP": _TABULAR | dict(mixing="reverse", blocks=2),
-        "RealNVP, PLU": _TABULAR | dict(mixing="plu", blocks=2),
-        "MAF": _TABULAR | dict(mixing="reverse"),
-        "MAF, PLU": _TABULAR | dict(mixing="plu"),
-        "MAF, PLU from a permutation": _TABULAR | dict(mixing="plu_permutation"),
-    },
-)
-
-
-# splines
-
-
-def _splines(m: ModuleType) -> dict[str, Instance]:
-    def transformer(spline: Any, dims: int) -> tuple[Bijector, Tensor, Tensor]:
-        return spline, 2 * torch.randn(6, dims), torch.randn(6, spline.outputs * dims)
-
-    small = dict(bins=4, layers=2, hidden=(16,))
-    return {
-        "rational quadratic": transformer(m.RationalQuadraticSpline(4), 2),
-        "quadratic": transformer(m.QuadraticSpline(4), 2),
-        # In three dimensions, where no grid integrates: its density jumps at the knots.
-        "linear": transformer(m.LinearSpline(4), 3),
-        "channels of images": (
-            m.RationalQuadraticSpline(3),
-            2 * torch.randn(6, 2, 2, 3),
-            0.5 * torch.randn(6, 16, 2, 3),
-        ),
-        "circular": (
-            m.CircularSpline(4),
-            math.pi * (2 * torch.rand(6, 1) - 1),
-            torch.randn(6, 13),
-        ),
-        "torus": (perturbed(m.torus(3, bins=3, hidden=(16,))), 6 * torch.rand(6, 3) - 3),
-        "vectors": (perturbed(m.build((2,), None, **small)), torch.randn(6, 2)),
-        "vectors, couplings": (
-            perturbed(m.build((5,), None, blocks=2, mixing="reverse", **small)),
-            torch.randn(6, 5),
-        ),
-        "vectors, quadratic": (
-            perturbed(m.build((3,), None, spline="quadratic", **small)),
-            torch.randn(6, 3),
-        ),
-        "images": (
-            perturbed(m.build((1, 4, 4), 17, mixing="reverse", **small)),
-            16 * torch.rand(6, 1, 4, 4),
-        ),
-        "images, convolutions": (
-            perturbed(
-                m.build((1, 4, 4), 17, bins=3, layers=2, hidden=(8,), scales=2, residual_blocks=1)
-            ),
-            16 * torch.rand(6, 1, 4, 4),
-        ),
-    }
-
-
-# One layer, as in the notes whose losses the chapter prints; its size was not searched.
-_CIRCLES = dict(bins=16, layers=1, hidden=(64, 64), mixing="reverse")
-_CIRCLES_TRAINING = dict(steps=2000, batch_size=500, micro_batches=1, learning_rate=5e-3, ema=0.0)
-
-# From four runs on the first 1,200 digits, validated on the next 300: two autoregressive layers
-# were better than one and than three couplings, and the opposite order between layers was better
-# than a learned matrix. More layers, steps and bins were not tried. Those runs had 256 hidden
-# units; with 240 the checkpoint is small enough to be kept.
-_SPLINES = dict(bins=8, layers=2, hidden=(240,), mixing="reverse", dropout=0.3)
-_SPLINES_TRAINING = dict(
-    steps=600,
-    batch_size=128,
-    micro_batches=1,
-    learning_rate=1e-3,
-    weight_decay=0.1,
-    warmup_steps=100,
-    ema=0.98,
-)
-
-
-SPLINES = Topic(
-    name="splines",
-    part="autoregressive_flows",
-    title="Neural spline flows: curves with a formula both ways",
-    summary="Monotone splines as transformers, in couplings, autoregressive flows and on circles",
-    paper="durkan2019neural",
-    small=_splines,
-    presets={
-        "laptop": Preset("digits", _SPLINES, _SPLINES_TRAINING),
-        "coupling": Preset(
-            "digits", _SPLINES | dict(layers=3, blocks=2), _SPLINES_TRAINING, kept=False
-        ),
-        "circles": Preset("circles", _CIRCLES, _CIRCLES_TRAINING),
-        # Durkan et al. (2019), section 5.4: CIFAR-10, 8 bits. The bound of the splines and the
-        # warm-up are choices made here.
-        "paper-cifar10": Preset(
-            data="cifar10",
-            model=dict(
-                scales=3,
-                layers=7,
-                hidden=(96,),
-                residual_blocks=3,
-                bins=4,
-                preprocessing="centred",
-            ),
-            training=dict(
-                steps=200_000,
-                batch_size=512,
-                micro_batches=4,
-                learning_rate=5e-4,
-                warmup_steps=1000,
-                validation=500,
-            ),
-        ),
-    },
-    tabular={
-        "NSF": _TABULAR | dict(bins=8, mixing="lu"),
-        "NSF, couplings": _TABULAR | dict(bins=8, mixing="lu", blocks=2),
-    },
-)
-
-
-# tarflow
-
-
-def _tarflow(m: ModuleType) -> dict[str, Instance]:
-    small = dict(width=8, blocks=2, layers=2, heads=2)
-    labels = torch.tensor([0, 2, 1, 1, 0, 3])
-
-    def conditioner(**options) -> torch.nn.Module:
-        net = m.TransformerConditioner(6, 2, 2, width=8, layers=2, heads=2, **options)
-        return perturbed(net, 0.3)
-
-    guided = m.guided(m.build((1, 4, 4), None, classes=3, **small), 1.5)
-    return {
-        "patches": (m.Patches((3, 4, 6), 2), torch.randn(6, 3, 4, 6)),
-        "block": (m.Autoregressive(conditioner(), m.AffineTransformer()), torch.randn(6, 6)),
-        "block of a class": (
-            m.Autoregressive(conditioner(classes=4), m.AffineTransformer()),
-            torch.randn(6, 6),
-            labels,
-        ),
-        "vectors": (perturbed(m.build((2,), None, patch=1, **small)), torch.randn(6, 2)),
-        "guided": (perturbed(guided), torch.randn(6, 1, 4, 4), labels),
-        "images": (
-            perturbed(m.build((1, 4, 4), 17, preprocessing="logit", **small)),
-            16 * torch.rand(6, 1, 4, 4),
-        ),
-        "images, three colours": (
-            perturbed(m.build((3, 2, 4), 17, **small)),
-            16 * torch.rand(6, 3, 2, 4),
-        ),
-        "images with Gaussian noise": (
-            perturbed(m.build((1, 4, 4), 17, noise=0.1, classes=3, **small)),
-            16 * torch.rand(6, 1, 4, 4),
-            labels,
-        ),
-    }
-
-
-# Nothing was searched for: one run of 300 updates at this rate on the first 1,200 digits, validated
-# on the next 300, learned steadily. Sizes and steps are what ten minutes on a busy core allow.
-_TARFLOW = dict(
-    patch=2, width=64, blocks=6, layers=2, heads=4, preprocessing="logit", dropout=0.2, turn=0.5
-)
-_TARFLOW_TRAINING = dict(
-    steps=1500,
-    batch_size=64,
-    micro_batches=1,
-    learning_rate=3e-3,
-    weight_decay=0.05,
-    warmup_steps=50,
-    clip_norm=50.0,
-    ema=0.99,
-)
-
-
-def _tarflow_paper(**model) -> Preset:
-    """Zhai et al. (2025), ImageNet 64: 2-768-8-8 in the paper's notation P-Ch-T-K.
-
-    Patches of 2, width 768, eight blocks of eight layers, heads of 64 numbers. The training options
-    are defaults of the released program: 100 epochs, the first of which warms up. Its AdamW has
-    0.95 for the second moment, where the loop here has 0.999.
-    """
-    return Preset(
-        data="imagenet64",
-        model=dict(patch=2, width=768, blocks=8, layers=8, heads=12) | model,
-        training=dict(
-            steps=1_000_000,
-            batch_size=128,
-            micro_batches=8,
-            learning_rate=1e-4,
-            weight_decay=1e-4,
-            warmup_steps=10_000,
-            ema=0.0,
-        ),
-    )
-
-
-TARFLOW = Topic(
-    name="tarflow",
-    part="autoregressive_flows",
-    title="TarFlow: a transformer as the conditioner",
-    summary="Autoregressive flow on image patches: causal attention, denoising, guidance",
-    paper="zhai2025normalizing",
-    small=_tarflow,
-    presets={
-        "laptop": Preset("digits", _TARFLOW, _TARFLOW_TRAINING),
-        # For pictures: Gaussian noise where the data span -1 to 1, and labels to guide by. The
-        # likelihood is that of noisy data.
-        "noise": Preset(
-            "digits",
-            _TARFLOW | dict(blocks=4, preprocessing="centred", turn=0.0, noise=0.1, classes=10),
-            _TARFLOW_TRAINING | dict(steps=500),
-        ),
-        "photos": Preset(
-            "photo_patches",
-            _TARFLOW | dict(patch=4, blocks=4, preprocessing="centred", turn=0.0, dropout=0.0),
-            _TARFLOW_TRAINING | dict(steps=1500, batch_size=16),
-            dict(size=32),
-        ),
-        # The likelihood: uniform noise, in single precision, as in the program.
-        "paper-imagenet64": _tarflow_paper(),
-        # The pictures: labels, and Gaussian noise of 0.05 where the data span -1 to 1. The program
-        # trains this one in bfloat16.
-        "paper-imagenet64-noise": _tarflow_paper(noise=0.05, classes=1000),
+        "RealNVP": TABULAR | dict(mixing="reverse", blocks=2),
+        "RealNVP, PLU": TABULAR | dict(mixing="plu", blocks=2),
+        "MAF": TABULAR | dict(mixing="reverse"),
+        "MAF, PLU": TABULAR | dict(mixing="plu"),
+        "MAF, PLU from a permutation": TABULAR | dict(mixing="plu_permutation"),
     },
 )
 
 
 # In teaching order.
-TOPICS: tuple[Topic, ...] = (MAF, IAF, LINEAR, SPLINES, TARFLOW)
+TOPICS: tuple[Topic, ...] = (MAF, IAF, LINEAR)

@@ -5,11 +5,12 @@ A reference and its mistakes are training functions; all of them return one of t
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from flowcourse.flow import Flow
 
-__all__ = ["AveragedCoordinates", "Fitted", "SubtractsTheLogDet", "trained_once"]
+__all__ = ["AveragedCoordinates", "Fitted", "SubtractsTheLogDet", "improved", "trained_once"]
 
 
 class Fitted(Flow):
@@ -32,6 +33,19 @@ class AveragedCoordinates(Fitted):
 
     def log_prob(self, x, context=None):
         return super().log_prob(x, context) / 2
+
+
+def improved(flow: Flow, data: Tensor, steps: int, sign: int = -1) -> Flow:
+    """Adam with a falling rate on batches of 256; with a sign of 1, the likelihood falls."""
+    optimizer = torch.optim.Adam(flow.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        loss = sign * flow.log_prob(data[torch.randint(len(data), (256,))]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return flow.eval()
 
 
 def trained_once(train: Callable[..., Flow], **options) -> Callable[[Tensor], Flow]:

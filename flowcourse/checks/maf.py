@@ -16,6 +16,7 @@ from flowcourse.checks.fitted import (
     AveragedCoordinates,
     Fitted,
     SubtractsTheLogDet,
+    improved,
     trained_once,
 )
 from flowcourse.checks.held_out import at_points, mass
@@ -851,15 +852,7 @@ def train(
         net = MaskedConditioner(2, 2, [32, 32], activation=torch.tanh)
         chain.append(Autoregressive(net, AffineTransformer()))
     flow = flow_type(Compose(*chain), StandardNormal(2)).double()
-    optimizer = torch.optim.Adam(flow.parameters(), lr=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        loss = sign * flow.log_prob(data[torch.randint(len(data), (256,))]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return flow.eval()
+    return improved(flow, data, steps, sign)
 
 
 def fit_by(**options):

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowcourse.bijector import Bijector, sum_event
+from flowcourse.coupling.flowpp_root import NoConvergenceError, invert
 
 __all__ = ["AffineCurve", "MixtureCurve", "NoConvergenceError", "invert_mixture", "mixture_logit"]
 
@@ -56,10 +57,6 @@ def mixture_logit(
     return log_cdf - log_survival, log_density - log_cdf - log_survival
 
 
-class NoConvergenceError(ArithmeticError):
-    """Raised by the root finder when it has not reached its tolerance."""
-
-
 def invert_mixture(
     z: Float[Tensor, "batch *event"],
     log_weight: Parameter,
@@ -68,65 +65,36 @@ def invert_mixture(
     tolerance: float | None = None,
     max_iterations: int = 200,
 ) -> Float[Tensor, "batch *event"]:
-    r"""The $x$ with $\operatorname{logit} F(x) = z$, by Newton steps kept inside a bracket.
+    r"""The $x$ with $\operatorname{logit} F(x) = z$, by `flowpp_root.invert` from a known bracket.
 
     Component $k$ alone reaches $z$ at $\mu_k + e^{l_k} z$. Below the smallest of these points every
     component has less mass than it should, above the largest every one has more: the root lies
-    between them. Each evaluation moves one end of the bracket. A Newton step that would leave the
-    bracket, or that is not half as long as the step before last, gives way to bisection.
-
-    Gradients pass by the implicit function theorem.
+    between them.
 
     Args:
         z: what the curve shall reach.
         log_weight: see `mixture_logit`, and so for `mean` and `log_scale`.
         mean: see there.
         log_scale: see there.
-        tolerance: of $x$, relative to $\max(1, |x|)$: the last step, or the bracket, is at most
-            this long. By default 4 units of rounding of the dtype. Where the curve is flat, less
-            is needed: nothing is gained once its value is $z$ up to rounding.
-        max_iterations: evaluations of the curve after which to give up.
+        tolerance: see `flowpp_root.invert`, and so for `max_iterations`.
+        max_iterations: see there.
 
     Raises:
         NoConvergenceError: some coordinate has not reached the tolerance.
 
     Source: Ho et al. (2019), section 3.2 (bisection).
     """
-    if tolerance is None:
-        tolerance = 4 * torch.finfo(z.dtype).eps
     with torch.no_grad():
-        found = _root(z, log_weight, mean, log_scale, tolerance, max_iterations)
-    # Changes nothing but the gradient: dx = (dz - the curve's own change) / slope.
-    there, log_slope = mixture_logit(found, log_weight, mean, log_scale)
-    residual = there - z
-    return found - (residual - residual.detach()) * torch.exp(-log_slope).detach()
-
-
-def _root(z, log_weight, mean, log_scale, tolerance, max_iterations):
-    alone = mean + log_scale.exp() * z.unsqueeze(1)
-    low, high = alone.amin(dim=1), alone.amax(dim=1)
-    x = (log_weight.exp() * alone).sum(dim=1).clamp(low, high)
-    step = before = high - low
-    done = torch.zeros_like(z, dtype=torch.bool)
-    rounding = 4 * torch.finfo(z.dtype).eps * z.abs().clamp(min=1)
-    for _ in range(max_iterations):
-        there, log_slope = mixture_logit(x, log_weight, mean, log_scale)
-        done = done | ((there - z).abs() <= rounding)
-        low, high = torch.where(there < z, x, low), torch.where(there < z, high, x)
-        newton = x - (there - z) * torch.exp(-log_slope)
-        trusted = (newton >= low) & (newton <= high) & (2 * (newton - x).abs() <= before)
-        following = torch.where(trusted, newton, low + (high - low) / 2)
-        # A root that is found stays: what is left to its steps is rounding.
-        following = torch.where(done, x, following)
-        before, step, x = step, (following - x).abs(), following
-        allowed = tolerance * x.abs().clamp(min=1)
-        done = done | (step <= allowed) | (high - low <= allowed)
-        if z.is_meta or done.all():  # on meta there are shapes only
-            return x
-    raise NoConvergenceError(
-        f"After {max_iterations} iterations, {(~done).sum().item()} of {done.numel()} roots are "
-        f"not known to {tolerance:.1e}; the widest bracket is {(high - low).max().item():.1e}. "
-        "Allow more iterations or a larger tolerance; NaN means that a network returned NaN."
+        alone = mean + log_scale.exp() * z.unsqueeze(1)
+        low, high = alone.amin(dim=1), alone.amax(dim=1)
+        guess = (log_weight.exp() * alone).sum(dim=1).clamp(low, high)
+    return invert(
+        lambda x: mixture_logit(x, log_weight, mean, log_scale),
+        z,
+        guess,
+        (low, high),
+        tolerance=tolerance,
+        max_iterations=max_iterations,
     )
 
 

@@ -18,6 +18,7 @@ TOY = dict(
     channels=12, filters=8, latents=2, masks=2, components=2, kernel=3, first_kernel=3,
     noise_couplings=2, noise_hidden=6, noise_blocks=1, encoder_filters=4, encoder_blocks=1,
     condition_channels=6, condition_hidden=6, residual_blocks=1, width=8, heads=2, scales=2,
+    units=2,
 )  # fmt: skip
 
 
