@@ -110,20 +110,22 @@ def results_table(
     rows = []
     for (topic, variant), runs in sorted(groups.items(), key=lambda item: -mean(item[1])):
         values = [run["bits_per_dim"] for run in runs]
-        seeds = "1" if len(runs) == 1 else f"{len(runs)}, {min(values):.3f} to {max(values):.3f}"
+        # An en dash and no space: columns are narrow, and a range should not be broken.
+        seeds = "1" if len(runs) == 1 else f"{len(runs)}: {min(values):.3f}–{max(values):.3f}"
         weighted = [run["bits_per_dim_iw"] for run in runs if run.get("bits_per_dim_iw")]
         rows.append(
             [
                 variant if topic == "baselines" else f"{topic}: {variant}",
                 _with_error(mean(runs), max((run.get("standard_error") or 0.0) for run in runs)),
                 runs[0]["kind"],
-                f"{statistics.fmean(weighted):.3f} ({runs[0]['draws']} draws)" if weighted else "",
+                f"{statistics.fmean(weighted):.3f} ({runs[0]['draws']})" if weighted else "",
                 seeds,
                 f"{runs[0]['parameters']:,}" if runs[0].get("parameters") else "",
                 _duration(runs),
             ]
         )
-    headers = ["Model", "Bits/dim", "Kind", "Importance-weighted", "Seeds", "Parameters", "Time"]
+    weighted_by = "Importance-weighted (draws)"
+    headers = ["Model", "Bits/dim", "Kind", weighted_by, "Seeds", "Parameters", "Time"]
     return Table(headers, rows, numbers=(1, 3, 5, 6))
 
 

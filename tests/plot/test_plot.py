@@ -115,8 +115,8 @@ def test_results_are_averaged_over_seeds_and_sorted(results):
     worst, best = table.rows
     assert worst[:3] == ["uniform", "4.088", "exact"] and worst[3] == ""
     assert best == [
-        "nice: laptop", "2.550 ± 0.012", "bound", "2.450 (64 draws)",
-        "2, 2.500 to 2.600", "1,234,567", "98 s",
+        "nice: laptop", "2.550 ± 0.012", "bound", "2.450 (64)",
+        "2: 2.500–2.600", "1,234,567", "98 s",
     ]  # fmt: skip
 
 
