@@ -12,9 +12,9 @@ from flowcourse.catalog import (
     autoregressive,
     autoregressive_flows,
     coupling,
+    curves,
     foundations,
     images,
-    transformers,
 )
 from flowcourse.catalog.table import GPU_PRESET, Instance, Preset, Topic, perturbed
 from flowcourse.chain_rule import AutoregressiveModel
@@ -28,7 +28,7 @@ TOPICS: tuple[Topic, ...] = (
     *images.TOPICS,
     *autoregressive.TOPICS,
     *autoregressive_flows.TOPICS,
-    *transformers.TOPICS,
+    *curves.TOPICS,
 )
 
 

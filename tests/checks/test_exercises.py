@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from functools import lru_cache
 from pathlib import Path
 
 import jupytext
@@ -9,6 +10,7 @@ import pytest
 
 from flowcourse.catalog import TOPICS
 from flowcourse.checks import exercises
+from flowcourse.checks.engine import Key
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,12 +26,20 @@ def test_the_reference_earns_every_point(exercise):
         assert outcome.points == exercise.points, f"seed {seed}: {outcome}"
 
 
+# Diagnosing probes every mistake; the tests of one exercise follow each other, and share its keys.
+@lru_cache(maxsize=len(SEEDS))
+def key(name, seed):
+    return Key({exercise.name: exercise for exercise in EXERCISES}[name], seed)
+
+
 @pytest.mark.parametrize(
     ("exercise", "mistake"), MISTAKES, ids=[f"{e.name}: {m[:40]}" for e, m in MISTAKES]
 )
 def test_a_mistake_loses_points_and_is_named(exercise, mistake):
     for seed in SEEDS:
-        outcome = exercise.evaluate(exercise.mistakes[mistake], seed)
+        shared = key(exercise.name, seed)
+        found = exercise.values(exercise.mistakes[mistake], shared.inputs, shared.noise)
+        outcome = shared.grade(found)
         assert outcome.points < exercise.points, f"seed {seed}: the mistake was not noticed"
         assert outcome.diagnosis == mistake, f"seed {seed}: {outcome}"
 
