@@ -14,6 +14,16 @@ TINY = {
     "nice": {"model.hidden": 8, "model.depth": 1},
     "realnvp": {"model.hidden": 4, "model.blocks": 1},
     "glow": {"model.hidden": 4, "model.steps": 1},
+    "flowpp": {
+        "model.layout": ["checkerboard", "squeeze", "channels"],
+        "model.filters": 4,
+        "model.blocks": 1,
+        "model.components": 2,
+        "model.encoder_filters": 4,
+    },
+    "dequantization": {"model.hidden": 4, "model.couplings": 2, "model.final_couplings": 2},
+    "iaf": {"model.layers": 1},
+    "tarflow": {"model.blocks": 1, "model.layers": 1, "model.width": 8},
 }
 
 

@@ -111,7 +111,7 @@ def _iaf(m: ModuleType) -> dict[str, Instance]:
         "iaf, given a vector": (*vectors(4, context=3), torch.randn(6, 3)),
         "iaf, given a label": (*vectors(3, classes=3), labels),
         "maf of the same layers": vectors(3, reads="data"),
-        "wavenet": wavenet(2),
+        "wavenet": wavenet(3),
         "wavenet, three taps": wavenet(6, kernel=3),
         "wavenet, given a vector": (*wavenet(5, context=3), torch.randn(6, 3)),
         "wavenet, given a label": (*wavenet(4, classes=3), labels),

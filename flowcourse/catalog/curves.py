@@ -259,7 +259,7 @@ def _tarflow(m: ModuleType) -> dict[str, Instance]:
             torch.randn(6, 6),
             labels,
         ),
-        "vectors": (perturbed(m.build((2,), None, patch=1, **small)), torch.randn(6, 2)),
+        "vectors": (perturbed(m.build((3,), None, patch=1, **small)), torch.randn(6, 3)),
         "guided": (perturbed(guided), torch.randn(6, 1, 4, 4), labels),
         "images": (
             perturbed(m.build((1, 4, 4), 17, preprocessing="logit", **small)),
