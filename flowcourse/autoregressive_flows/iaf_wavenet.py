@@ -70,7 +70,9 @@ class GatedLayer(nn.Module):
         taps = torch.cat([past[self.dilation * tap] for tap in range(self.kernel)], dim=2)
         return self._gate(h, F.conv1d(taps, self.taps.weight, self.taps.bias) + given)
 
-    def _gate(self, h: Series, sums: Series) -> tuple[Series, Series]:
+    def _gate(
+        self, h: Series, sums: Float[Tensor, "batch twice_channels time"]
+    ) -> tuple[Series, Series]:
         a, b = sums.chunk(2, dim=1)
         gated = self.dropout(torch.tanh(a) * torch.sigmoid(b))
         residual, skip = self.out(gated).chunk(2, dim=1)

@@ -153,7 +153,7 @@ def build(
     layers: int = 10,
     hidden: Sequence[int] = (256, 256),
     blocks: int | None = None,
-    mixing: Literal["lu", "reverse"] = "lu",
+    mixing: str = "lu",
     dropout: float = 0.0,
     preprocessing: Literal["centred", "logit"] = "logit",
     scales: int = 0,

@@ -96,7 +96,10 @@ def _submission(shell: Any, channel: socket.socket, limits: Limits, isolated: bo
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 reply, attached = requests[header["request"]](shell, header, blobs, streams)
             except (KeyboardInterrupt, SystemExit) as stop:
-                reply, attached = {"failure": [type(stop).__name__, "stopped"]}, []
+                # Between a cell's code and the reply to it, its output is lost: say why.
+                name = type(stop).__name__
+                stopped = _error(name, "stopped", [])
+                reply, attached = {"failure": [name, "stopped"], "outputs": [stopped]}, []
             finally:  # an interrupt that comes late, or from the student's code, stops nothing else
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             if os.getpid() != me:  # the student's code has forked
@@ -142,16 +145,15 @@ def _run_cell(shell: Any, header: dict, blobs: list[bytes], streams: "_Streams")
         # The shell has printed a traceback with colours; a plain one is added as an output.
         _shorten(error)
         lines = shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
-        shown.append(
-            {
-                "output_type": "error",
-                "ename": type(error).__name__,
-                "evalue": str(error)[:LONGEST],
-                "traceback": [line[:LONGEST] for line in lines],
-            }
-        )
+        evalue, traceback = str(error)[:LONGEST], [line[:LONGEST] for line in lines]
+        shown.append(_error(type(error).__name__, evalue, traceback))
     outputs = _first(streams.outputs() + shown, streams.limit)
     return {"outputs": outputs, "failed": error is not None}, []
+
+
+def _error(ename: str, evalue: str, traceback: list[str]) -> dict[str, Any]:
+    """An error as an output of a notebook."""
+    return {"output_type": "error", "ename": ename, "evalue": evalue, "traceback": traceback}
 
 
 def _shorten(error: BaseException | None) -> None:

@@ -25,8 +25,9 @@ TOY = dict(
 def toy(topic, preset):
     """Small values for the sizes that a preset names, or leaves to the defaults of its model."""
     model = runs.plan(topic, preset).model
-    named = model.keys() | inspect.signature(catalog.topic(topic).import_module().build).parameters
-    small = {name: TOY[name] for name in named & TOY.keys()}
+    build = inspect.signature(catalog.topic(topic).import_module().build)
+    model = {name: p.default for name, p in build.parameters.items()} | model
+    small = {name: TOY[name] for name in model.keys() & TOY.keys()}
     if isinstance(model.get("hidden"), list | tuple):
         small["hidden"] = [TOY["hidden"]] * len(model["hidden"])
     return small
