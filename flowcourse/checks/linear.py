@@ -462,13 +462,18 @@ class LogAbsDet:
 
     def draw(rng):
         dims = int(rng.integers(180, 220))
-        turned = rng.normal(size=(4, 4))
-        if np.linalg.det(turned) > 0:
-            turned[[0, 1]] = turned[[1, 0]]
+
+        def matrix(dims, sign):
+            """Random, with a determinant of one sign: chance decides no points."""
+            found = rng.normal(size=(dims, dims))
+            if np.linalg.slogdet(found).sign != sign:
+                found[[0, 1]] = found[[1, 0]]
+            return found
+
         return {
-            "large": 30 * rng.normal(size=(dims, dims)),
-            "small": 1e-4 * rng.normal(size=(dims, dims)),
-            "mirror": turned,
+            "large": 30 * matrix(dims, 1),
+            "small": 1e-4 * matrix(dims, 1),
+            "mirror": matrix(4, -1),
             "triangular": np.triu(rng.normal(size=(5, 5)), 1) - np.diag(rng.uniform(1, 3, size=5)),
         }
 

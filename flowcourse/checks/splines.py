@@ -470,7 +470,7 @@ class Circle:
         return {
             "x": np.pi * rng.uniform(-0.98, 0.98, size=12),
             "turns": 2 * np.pi * rng.permutation(np.repeat([-2, -1, 1, 2], 3)),
-            "turn": float(rng.choice([-1, 1]) * rng.uniform(1, 3)),
+            "turn": float(rng.uniform(1, 3)),
             "bend": float(rng.uniform(0.3, 0.8)),
         }
 
@@ -487,7 +487,8 @@ class Circle:
             return torch.where(outside, 0.5 * x, z), torch.where(outside, 0.3, log_slope)
 
         return {
-            "z": lambda: answer(bounded, x.clone(), turn)[0],
+            # In both directions: some angles leave the interval at either end.
+            "z": lambda: torch.cat([answer(bounded, x.clone(), t)[0] for t in (turn, -turn)]),
             "log_slope": lambda: answer(bounded, x.clone(), turn)[1],
             "whole_turns": lambda: answer(bounded, x + turns, turn)[0],
         }
