@@ -4,6 +4,7 @@ A reference and its mistakes are training functions; all of them return one of t
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from flowcourse.flow import Flow
 
 __all__ = ["AveragedCoordinates", "Fitted", "SubtractsTheLogDet", "improved", "trained_once"]
+
+Model = TypeVar("Model", bound=Any)  # a module with `log_prob`
 
 
 class Fitted(Flow):
@@ -35,17 +38,19 @@ class AveragedCoordinates(Fitted):
         return super().log_prob(x, context) / 2
 
 
-def improved(flow: Flow, data: Tensor, steps: int, sign: int = -1) -> Flow:
+def improved(
+    model: Model, data: Tensor, steps: int, sign: int = -1, learning_rate: float = 0.01
+) -> Model:
     """Adam with a falling rate on batches of 256; with a sign of 1, the likelihood falls."""
-    optimizer = torch.optim.Adam(flow.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        loss = sign * flow.log_prob(data[torch.randint(len(data), (256,))]).mean()
+        loss = sign * model.log_prob(data[torch.randint(len(data), (256,))]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return flow.eval()
+    return model.eval()
 
 
 def trained_once(train: Callable[..., Flow], **options) -> Callable[[Tensor], Flow]:

@@ -13,6 +13,7 @@ from flowcourse.checks.fitted import (
     AveragedCoordinates,
     Fitted,
     SubtractsTheLogDet,
+    improved,
     trained_once,
 )
 from flowcourse.checks.held_out import at_points, mass, mesh
@@ -638,17 +639,7 @@ def train(
     couplings = [nice.AdditiveCoupling(MLP(1, [64], 1), parity) for parity in parities]
     last = nice.DiagonalScale((2,)) if scaled else Affine(shift=0.0, scale=1.0)
     flow = flow_type(Compose(*couplings, last), StandardLogistic(2)).double()
-    parameters = list(flow.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=0.02)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        batch = data[torch.randint(len(data), (256,))]
-        loss = sign * flow.log_prob(batch).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return flow
+    return improved(flow, data, steps, sign, learning_rate=0.02)
 
 
 def fit_by(**options):
